@@ -1,0 +1,1 @@
+//! Emits kernels: x86 through LLVM.

@@ -1,0 +1,1 @@
+//! Reads DeepSeek checkpoints and builds the plain step graph.

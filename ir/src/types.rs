@@ -1,0 +1,426 @@
+//! Types of values: element types, symbolic dims, tensors, states and devices.
+
+use std::fmt;
+
+/// Element type of a dense tensor, or a block-quantized type whose scales travel inside the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DType {
+    F32,
+    Bf16,
+    F16,
+    I32,
+    U32,
+    Quant(Quant),
+}
+
+/// A block-quantized element type: `value = scale[block] * (code - zero[block])`.
+///
+/// The blocks tile the last two axes from their origin; the last block of an axis may be partial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Quant {
+    pub elem: Code,
+    pub scale: ScaleType,
+    /// Rows and columns of a block; `0` stands for the whole axis.
+    pub block: [u32; 2],
+    /// Whether every block has a zero point too.
+    pub zero: bool,
+}
+
+/// Stored code of a quantized element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Code {
+    /// 8 bits: 1 sign, 4 exponent (bias 7), 3 mantissa; no infinities, NaN is `s.1111.111`.
+    E4m3,
+    /// 4 bits: 1 sign, 2 exponent (bias 1), 1 mantissa: 0, .5, 1, 1.5, 2, 3, 4, 6.
+    E2m1,
+    I8,
+    I4,
+}
+
+/// Stored type of a block's scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ScaleType {
+    F32,
+    /// A power of two: `2^(byte - 127)`; 255 is NaN.
+    Ue8m0,
+}
+
+impl Quant {
+    /// V3: e4m3 with an f32 scale per 128x128 block.
+    pub const FP8_B128: Self = Self { elem: Code::E4m3, scale: ScaleType::F32, block: [128, 128], zero: false };
+    /// V4: e4m3 with a power-of-two scale per 128x128 block.
+    pub const FP8_B128E8: Self = Self { elem: Code::E4m3, scale: ScaleType::Ue8m0, block: [128, 128], zero: false };
+    /// Activations: e4m3 with an f32 scale per 1x128.
+    pub const FP8_R128: Self = Self { elem: Code::E4m3, scale: ScaleType::F32, block: [1, 128], zero: false };
+    /// int8 with one f32 scale a row.
+    pub const INT8_R: Self = Self { elem: Code::I8, scale: ScaleType::F32, block: [1, 0], zero: false };
+    /// int4 with an f32 scale per 1x32.
+    pub const INT4_G32: Self = Self { elem: Code::I4, scale: ScaleType::F32, block: [1, 32], zero: false };
+    /// V4 experts: e2m1 with a power-of-two scale per 1x32.
+    pub const FP4_B32: Self = Self { elem: Code::E2m1, scale: ScaleType::Ue8m0, block: [1, 32], zero: false };
+
+    /// Aliases of the text form.
+    pub const ALIASES: &[(&str, Self)] = &[
+        ("fp8b128", Self::FP8_B128),
+        ("fp8b128e8", Self::FP8_B128E8),
+        ("fp8r128", Self::FP8_R128),
+        ("int8r", Self::INT8_R),
+        ("int4g32", Self::INT4_G32),
+        ("fp4b32", Self::FP4_B32),
+    ];
+
+    /// Bits of one code.
+    pub fn code_bits(self) -> u64 {
+        match self.elem {
+            Code::E4m3 | Code::I8 => 8,
+            Code::E2m1 | Code::I4 => 4,
+        }
+    }
+
+    /// Bytes of one scale.
+    pub fn scale_bytes(self) -> u64 {
+        match self.scale {
+            ScaleType::F32 => 4,
+            ScaleType::Ue8m0 => 1,
+        }
+    }
+
+    /// Number of blocks over a matrix of `rows` x `cols`, `[down, across]`.
+    pub fn blocks(self, rows: u64, cols: u64) -> [u64; 2] {
+        let count = |n: u64, b: u32| if b == 0 { 1 } else { n.div_ceil(u64::from(b)) };
+        [count(rows, self.block[0]), count(cols, self.block[1])]
+    }
+}
+
+impl DType {
+    pub fn is_quant(self) -> bool {
+        matches!(self, Self::Quant(_))
+    }
+
+    /// f32, bf16 or f16.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::Bf16 | Self::F16)
+    }
+
+    /// Bytes of one element of a dense type; `None` for quantized types, see [`TensorType::bytes`].
+    pub fn bytes(self) -> Option<u64> {
+        match self {
+            Self::F32 | Self::I32 | Self::U32 => Some(4),
+            Self::Bf16 | Self::F16 => Some(2),
+            Self::Quant(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let q = match self {
+            Self::F32 => return f.write_str("f32"),
+            Self::Bf16 => return f.write_str("bf16"),
+            Self::F16 => return f.write_str("f16"),
+            Self::I32 => return f.write_str("i32"),
+            Self::U32 => return f.write_str("u32"),
+            Self::Quant(q) => q,
+        };
+        if let Some((name, _)) = Quant::ALIASES.iter().find(|(_, alias)| alias == q) {
+            return f.write_str(name);
+        }
+        let elem = match q.elem {
+            Code::E4m3 => "e4m3",
+            Code::E2m1 => "e2m1",
+            Code::I8 => "i8",
+            Code::I4 => "i4",
+        };
+        let scale = match q.scale {
+            ScaleType::F32 => "f32",
+            ScaleType::Ue8m0 => "ue8m0",
+        };
+        write!(f, "quant<{elem}, {scale}, {}x{}", q.block[0], q.block[1])?;
+        if q.zero {
+            f.write_str(", zero")?;
+        }
+        f.write_str(">")
+    }
+}
+
+/// The symbols of a step. Their values are known when the step starts; no dim depends on data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Symbol {
+    /// Tokens of this step.
+    T,
+    /// Sequences of this step.
+    S,
+    /// Pages in the page lists of all sequences of this step.
+    P,
+    /// Rows that want logits.
+    R,
+    /// Context tokens cached before this step; appears in costs only.
+    C,
+}
+
+impl Symbol {
+    pub const ALL: [Self; 5] = [Self::T, Self::S, Self::P, Self::R, Self::C];
+    pub const COUNT: usize = 5;
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::T => "T",
+            Self::S => "S",
+            Self::P => "P",
+            Self::R => "R",
+            Self::C => "C",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.name() == name)
+    }
+}
+
+/// Values of the symbols in one step, indexed by `Symbol as usize`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sizes(pub [u64; Symbol::COUNT]);
+
+impl Sizes {
+    pub fn get(&self, s: Symbol) -> u64 {
+        self.0[s as usize]
+    }
+}
+
+/// A dim: an affine expression `constant + sum_i terms[i] * symbol_i`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dim {
+    pub constant: u64,
+    pub terms: [u32; Symbol::COUNT],
+}
+
+impl Dim {
+    pub const fn fixed(n: u64) -> Self {
+        Self { constant: n, terms: [0; Symbol::COUNT] }
+    }
+
+    pub fn symbol(s: Symbol) -> Self {
+        Self::scaled(s, 1)
+    }
+
+    /// `factor * s`.
+    pub fn scaled(s: Symbol, factor: u32) -> Self {
+        let mut terms = [0; Symbol::COUNT];
+        terms[s as usize] = factor;
+        Self { constant: 0, terms }
+    }
+
+    /// The number, if no symbol occurs.
+    pub fn as_fixed(&self) -> Option<u64> {
+        (self.terms == [0; Symbol::COUNT]).then_some(self.constant)
+    }
+
+    /// Value for given sizes; saturates.
+    pub fn eval(&self, sizes: &Sizes) -> u64 {
+        let sum = |acc: u64, s: Symbol| acc.saturating_add(u64::from(self.terms[s as usize]).saturating_mul(sizes.get(s)));
+        Symbol::ALL.into_iter().fold(self.constant, sum)
+    }
+}
+
+impl From<u64> for Dim {
+    fn from(n: u64) -> Self {
+        Self::fixed(n)
+    }
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for s in Symbol::ALL {
+            let factor = self.terms[s as usize];
+            if factor == 0 {
+                continue;
+            }
+            if !first {
+                f.write_str("+")?;
+            }
+            first = false;
+            if factor != 1 {
+                write!(f, "{factor}*")?;
+            }
+            f.write_str(s.name())?;
+        }
+        match (first, self.constant) {
+            (true, n) => write!(f, "{n}"),
+            (false, 0) => Ok(()),
+            (false, n) => write!(f, "+{n}"),
+        }
+    }
+}
+
+/// Where a value lives. A change of device is an op (`transfer`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Device {
+    /// A CPU socket (NUMA node).
+    Cpu(u16),
+    Gpu(u16),
+}
+
+impl Device {
+    /// Where the front end puts everything; not printed.
+    pub const DEFAULT: Self = Self::Cpu(0);
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu(n) => write!(f, "cpu{n}"),
+            Self::Gpu(n) => write!(f, "gpu{n}"),
+        }
+    }
+}
+
+/// Type of a tensor value. A symbolic dim may only be the outermost, or any of an unfused score matrix.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TensorType {
+    pub dtype: DType,
+    pub shape: Vec<Dim>,
+    pub device: Device,
+}
+
+impl TensorType {
+    pub fn new(dtype: DType, shape: impl IntoIterator<Item = Dim>) -> Self {
+        Self { dtype, shape: shape.into_iter().collect(), device: Device::DEFAULT }
+    }
+
+    /// All dims as numbers, if no symbol occurs.
+    pub fn fixed_shape(&self) -> Option<Vec<u64>> {
+        self.shape.iter().map(Dim::as_fixed).collect()
+    }
+
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// Number of elements for given sizes; saturates.
+    pub fn elements(&self, sizes: &Sizes) -> u64 {
+        self.shape.iter().fold(1, |n, d| n.saturating_mul(d.eval(sizes)))
+    }
+
+    /// Bytes as stored (codes and scales of a quantized type included); saturates.
+    pub fn bytes(&self, sizes: &Sizes) -> u64 {
+        let elements = self.elements(sizes);
+        match self.dtype {
+            DType::F32 | DType::I32 | DType::U32 => elements.saturating_mul(4),
+            DType::Bf16 | DType::F16 => elements.saturating_mul(2),
+            DType::Quant(q) => {
+                let dims: Vec<u64> = self.shape.iter().map(|d| d.eval(sizes)).collect();
+                let (outer, matrix) = dims.split_at(dims.len().saturating_sub(2));
+                let [rows, cols] = match *matrix {
+                    [r, c] => [r, c],
+                    [c] => [1, c],
+                    _ => [1, 1],
+                };
+                let blocks: u64 = q.blocks(rows, cols).iter().product();
+                let one = (rows.saturating_mul(cols).saturating_mul(q.code_bits())).div_ceil(8).saturating_add(blocks.saturating_mul(q.scale_bytes()));
+                outer.iter().fold(one, |n, d| n.saturating_mul(*d))
+            }
+        }
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[", self.dtype)?;
+        for (i, d) in self.shape.iter().enumerate() {
+            write!(f, "{}{d}", if i == 0 { "" } else { ", " })?;
+        }
+        f.write_str("]")?;
+        if self.device != Device::DEFAULT {
+            write!(f, " on {}", self.device)?;
+        }
+        Ok(())
+    }
+}
+
+/// How a state grows and is cut back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StateKind {
+    /// One row a token, in pages of [`PAGE_TOKENS`] tokens. Append: a new row; truncate: rows forgotten; fork: full pages shared, the last one copied.
+    Paged,
+    /// One row per `every` tokens, paged like `Paged`.
+    PagedEvery { every: u32 },
+    /// The last `window` rows of a sequence, in a ring.
+    Window { window: u32 },
+    /// A fixed number of rows a sequence.
+    Fixed { rows: u32 },
+}
+
+/// Tokens a page of a paged state holds.
+pub const PAGE_TOKENS: u64 = 64;
+
+/// Type of a state: rows of `width` elements.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StateType {
+    pub kind: StateKind,
+    pub dtype: DType,
+    pub width: u64,
+    pub device: Device,
+}
+
+impl fmt::Display for StateType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            StateKind::Paged => f.write_str("paged")?,
+            StateKind::PagedEvery { every } => write!(f, "paged/{every}")?,
+            StateKind::Window { window } => write!(f, "window {window}")?,
+            StateKind::Fixed { rows } => write!(f, "fixed {rows}")?,
+        }
+        write!(f, " {}[{}]", self.dtype, self.width)?;
+        if self.device != Device::DEFAULT {
+            write!(f, " on {}", self.device)?;
+        }
+        Ok(())
+    }
+}
+
+/// Type of any value of a graph.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Type {
+    Tensor(TensorType),
+    State(StateType),
+}
+
+impl Type {
+    pub fn tensor(&self) -> Option<&TensorType> {
+        match self {
+            Self::Tensor(t) => Some(t),
+            Self::State(_) => None,
+        }
+    }
+
+    pub fn state(&self) -> Option<&StateType> {
+        match self {
+            Self::Tensor(_) => None,
+            Self::State(s) => Some(s),
+        }
+    }
+
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Tensor(t) => t.device,
+            Self::State(s) => s.device,
+        }
+    }
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tensor(t) => t.fmt(f),
+            Self::State(s) => s.fmt(f),
+        }
+    }
+}
+
+impl From<TensorType> for Type {
+    fn from(t: TensorType) -> Self {
+        Self::Tensor(t)
+    }
+}

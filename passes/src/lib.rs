@@ -1,0 +1,1 @@
+//! Fusion by equality saturation, kernel selection and memory planning.

@@ -1,0 +1,3 @@
+//! The artifact format: manifest, plan, code, packed weights.
+
+pub mod plan;

@@ -1,0 +1,180 @@
+//! The plan: everything a runtime executes, with buffers placed and kernels named. It has a text form, `.plan`.
+//!
+//! Sizes depend on the symbols of a step (`T` tokens, `S` sequences, `P` pages, `R` logits rows, `C` cached tokens). A buffer lives in the
+//! arena of one symbol: at run time it starts at `offset * limit` and holds `bytes * n`, where `n <= limit` is the symbol's value
+//! in this step and `limit` its largest value, fixed when a session is created. So one plan serves any limits.
+
+/// Symbols of a step, in the order of the launch arguments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Symbol {
+    T,
+    S,
+    P,
+    R,
+    C,
+}
+
+impl Symbol {
+    pub const ALL: [Self; 5] = [Self::T, Self::S, Self::P, Self::R, Self::C];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::T => "T",
+            Self::S => "S",
+            Self::P => "P",
+            Self::R => "R",
+            Self::C => "C",
+        }
+    }
+}
+
+/// Arena a buffer lies in: of fixed size, or growing with a symbol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Arena {
+    Fixed,
+    Per(Symbol),
+}
+
+/// A range of memory for one value of a step. Buffers whose lifetimes do not meet may share bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    pub arena: Arena,
+    /// Bytes from the arena's start, per unit of its symbol; a multiple of 64.
+    pub offset: u64,
+    /// Bytes per unit of its symbol; a multiple of 64.
+    pub bytes: u64,
+}
+
+/// A state of the model: rows of `row_bytes`, paged, 64 tokens a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    pub name: String,
+    pub kind: StateKind,
+    pub row_bytes: u64,
+}
+
+/// How a state grows and is cut back, as in the IR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StateKind {
+    Paged,
+    PagedEvery { every: u32 },
+    Window { window: u32 },
+    Fixed { rows: u32 },
+}
+
+/// A packed weight: a tensor of the artifact's weight files, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Weight {
+    pub name: String,
+    pub bytes: u64,
+    /// For people: what it is made of.
+    pub note: String,
+}
+
+/// A kernel of the code file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// Exported symbol: `extern "C" fn(args: *const u64, phase: u32, worker: u32, workers: u32)`.
+    pub symbol: String,
+    pub family: String,
+    /// Phases, with a barrier between them.
+    pub phases: u32,
+    /// For people and traces: bytes that must move and operations, as affine expressions of the symbols `[1, T, S, P, R, C]`.
+    pub bytes: [f64; 6],
+    pub operations: [f64; 6],
+}
+
+/// Batch inputs, i32 each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Input {
+    /// Token ids, `[T]`.
+    Ids,
+    /// Position of each token in its sequence, `[T]`.
+    Pos,
+    /// Sequence of each token, `[T]`.
+    Seq,
+    /// Physical pages of all sequences, in order, `[P]`.
+    Pages,
+    /// Where each sequence's pages start in `Pages`, `[S + 1]`.
+    PageStart,
+    /// Tokens that want logits, `[R]`.
+    Rows,
+}
+
+/// One pointer argument of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arg {
+    Input(Input),
+    /// Index into [`BucketPlan::buffers`], and bytes into it (views).
+    Buffer { index: u32, offset: u64 },
+    /// Index into [`Plan::states`].
+    State(u32),
+    /// Index into [`Plan::weights`], and bytes into it.
+    Weight { index: u32, offset: u64 },
+    /// The step's result: f32 logits `[R, vocab]`.
+    Logits,
+}
+
+/// Runs one kernel on all workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Index into [`Plan::kernels`].
+    pub kernel: u32,
+    pub args: Vec<Arg>,
+    /// For traces: where in the model this is, `layers.3.mlp`.
+    pub label: String,
+}
+
+/// One action of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    Launch(Launch),
+    /// Copies between devices or buffers.
+    Copy { from: Arg, to: Arg, bytes: u64 },
+    /// A collective operation over the devices of a group.
+    Collective { kind: String, buffer: Arg, bytes: u64 },
+    /// Waits for a queue.
+    Wait { queue: u32 },
+}
+
+/// A range of whole numbers, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    pub min: u32,
+    pub max: u32,
+}
+
+impl Range {
+    pub fn contains(self, n: u32) -> bool {
+        (self.min..=self.max).contains(&n)
+    }
+}
+
+/// What a batch must be like for a bucket's plan to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assumptions {
+    pub tokens: Range,
+    /// The largest number of new tokens of one sequence.
+    pub queries: Range,
+    pub pages: Range,
+}
+
+/// The actions of a step for the batches of one bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketPlan {
+    pub name: String,
+    pub assumptions: Assumptions,
+    pub buffers: Vec<Buffer>,
+    pub actions: Vec<Action>,
+}
+
+/// A compiled model. `buckets` go from special to general; the last one takes any batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub vocab: u32,
+    pub states: Vec<State>,
+    pub weights: Vec<Weight>,
+    pub kernels: Vec<Kernel>,
+    pub buckets: Vec<BucketPlan>,
+}

@@ -1,0 +1,1 @@
+//! Differential and end-to-end tests of deepfuse.

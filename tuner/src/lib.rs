@@ -1,0 +1,1 @@
+//! Chooses a kernel variant: records first, else the estimate.
