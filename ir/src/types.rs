@@ -45,6 +45,30 @@ pub enum ScaleType {
     Ue8m0,
 }
 
+impl Code {
+    pub const ALL: [Self; 4] = [Self::E4m3, Self::E2m1, Self::I8, Self::I4];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::E4m3 => "e4m3",
+            Self::E2m1 => "e2m1",
+            Self::I8 => "i8",
+            Self::I4 => "i4",
+        }
+    }
+}
+
+impl ScaleType {
+    pub const ALL: [Self; 2] = [Self::F32, Self::Ue8m0];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Ue8m0 => "ue8m0",
+        }
+    }
+}
+
 impl Quant {
     /// V3: e4m3 with an f32 scale per 128x128 block.
     pub const FP8_B128: Self = Self { elem: Code::E4m3, scale: ScaleType::F32, block: [128, 128], zero: false };
@@ -102,6 +126,24 @@ impl DType {
         matches!(self, Self::F32 | Self::Bf16 | Self::F16)
     }
 
+    /// A dense type or an alias of a quantized one, by its printed name; the long form `quant<..>` is the text parser's.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let dense = [Self::F32, Self::Bf16, Self::F16, Self::I32, Self::U32];
+        let alias = || Quant::ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, q)| Self::Quant(*q));
+        dense.into_iter().find(|d| d.name() == Some(name)).or_else(alias)
+    }
+
+    fn name(self) -> Option<&'static str> {
+        match self {
+            Self::F32 => Some("f32"),
+            Self::Bf16 => Some("bf16"),
+            Self::F16 => Some("f16"),
+            Self::I32 => Some("i32"),
+            Self::U32 => Some("u32"),
+            Self::Quant(q) => Quant::ALIASES.iter().find(|(_, alias)| *alias == q).map(|(name, _)| *name),
+        }
+    }
+
     /// Bytes of one element of a dense type; `None` for quantized types, see [`TensorType::bytes`].
     pub fn bytes(self) -> Option<u64> {
         match self {
@@ -114,28 +156,12 @@ impl DType {
 
 impl fmt::Display for DType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let q = match self {
-            Self::F32 => return f.write_str("f32"),
-            Self::Bf16 => return f.write_str("bf16"),
-            Self::F16 => return f.write_str("f16"),
-            Self::I32 => return f.write_str("i32"),
-            Self::U32 => return f.write_str("u32"),
-            Self::Quant(q) => q,
+        let q = match (self.name(), self) {
+            (Some(name), _) => return f.write_str(name),
+            (None, Self::Quant(q)) => q,
+            (None, _) => unreachable!("dense types have names"),
         };
-        if let Some((name, _)) = Quant::ALIASES.iter().find(|(_, alias)| alias == q) {
-            return f.write_str(name);
-        }
-        let elem = match q.elem {
-            Code::E4m3 => "e4m3",
-            Code::E2m1 => "e2m1",
-            Code::I8 => "i8",
-            Code::I4 => "i4",
-        };
-        let scale = match q.scale {
-            ScaleType::F32 => "f32",
-            ScaleType::Ue8m0 => "ue8m0",
-        };
-        write!(f, "quant<{elem}, {scale}, {}x{}", q.block[0], q.block[1])?;
+        write!(f, "quant<{}, {}, {}x{}", q.elem.name(), q.scale.name(), q.block[0], q.block[1])?;
         if q.zero {
             f.write_str(", zero")?;
         }
@@ -265,6 +291,16 @@ pub enum Device {
 impl Device {
     /// Where the front end puts everything; not printed.
     pub const DEFAULT: Self = Self::Cpu(0);
+
+    /// The device of a printed name: `cpu0`, `gpu3`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let number = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
+        match name.split_at_checked(3)? {
+            ("cpu", n) => number(n).map(Self::Cpu),
+            ("gpu", n) => number(n).map(Self::Gpu),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Device {

@@ -1,0 +1,26 @@
+use super::*;
+
+pub const ATTRS: &[AttrSpec] = &[("eps", AttrKind::Float)];
+
+/// Residual sum and its normalisation in one pass.
+///
+///     s = x + d        y = rms_norm(s, gain)
+///
+/// * `x`, `d` float `[.., D]`, of one type      * `gain` float `[D]`      * results: `s`, `y`, type of `x`; `y` is computed from the rounded `s`
+///
+/// Errors: `ir::contract`.
+pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
+    let (x, d, gain) = (float(t, 0)?, float(t, 1)?, ranked(float(t, 2)?, 2, 1)?);
+    if x != d {
+        return Err(TypeError::contract(format!("add_norm: {x} and {d} differ")));
+    }
+    same("add_norm: gain", last(x, 0)?, gain.shape[0])?;
+    finite(a, "eps")?;
+    Ok(vec![Type::Tensor(x.clone()), Type::Tensor(x.clone())])
+}
+
+pub fn eval(x: &[&Tensor], a: &Attrs, _: &Sizes) -> Vec<Tensor> {
+    let sum = add::zip(x[0], x[1], |p, q| p + q);
+    let y = rms_norm::normalized(&sum, x[2], float_of(a, "eps"), x[0].dtype);
+    vec![sum, y]
+}

@@ -1,0 +1,17 @@
+use super::*;
+
+pub const ATTRS: &[AttrSpec] = &[];
+
+/// The rows that want logits.
+///
+///     y[r, d] = x[rows[r], d]
+///
+/// * `x` float `[T, D]`      * `rows` i32 `[R]`      * result: type of `x`, `[R, D]`
+pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
+    let (x, rows) = (ranked(float(t, 0)?, 0, 2)?, index(t, 1, 1)?);
+    Ok(vec![with_shape(x, x.dtype, [rows.shape[0], x.shape[1]])])
+}
+
+pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
+    vec![embed::rows_of(x[0], x[1].ints())]
+}

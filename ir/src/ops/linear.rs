@@ -1,0 +1,34 @@
+use super::*;
+
+pub const ATTRS: &[AttrSpec] = &[];
+
+/// Projection by a matrix stored as in the checkpoint, one row per output.
+///
+///     y[.., n] = sum_k x[.., k] * w[n, k]
+///
+/// * `x` float `[.., K]`      * `w` float or quantized `[N, K]`      * result: type of `x`, `[.., N]`
+///
+/// Errors: `ir::contract` if the contracted sizes differ.
+/// Source: every `*_proj` of the checkpoint; torch's `Linear` without bias.
+pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
+    let (x, w) = (float(t, 0)?, ranked(matrix(t, 1)?, 1, 2)?);
+    let k = last(x, 0)?;
+    if k != w.shape[1] {
+        let message = format!("linear: contracted sizes differ: k = {k} in {x}, k = {} in {w}", w.shape[1]);
+        return Err(TypeError::contract(message).help("`linear` computes x[t, k] · w[n, k]ᵀ; is `w` stored transposed?"));
+    }
+    Ok(vec![with_last(x, w.shape[0])])
+}
+
+pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
+    vec![product(x[0], x[1], x[0].dtype)]
+}
+
+/// `x w^T` rounded to `dtype`.
+pub(crate) fn product(x: &Tensor, w: &Tensor, dtype: DType) -> Tensor {
+    let n = w.shape[0];
+    let mut shape = x.shape.clone();
+    *shape.last_mut().expect("verified rank") = n;
+    let values = (0..x.rows()).flat_map(|r| (0..n).map(move |j| dot(x.row(r), w.row(j)))).collect();
+    Tensor::float(dtype, &shape, values)
+}

@@ -1,0 +1,34 @@
+use super::*;
+
+pub const ATTRS: &[AttrSpec] = &[("eps", AttrKind::Float)];
+
+/// Root-mean-square normalisation of the last axis.
+///
+///     y[.., d] = x[.., d] * gain[d] / sqrt(mean_d(x[.., d]^2) + eps)
+///
+/// * `x` float `[.., D]`      * `gain` float `[D]`      * result: type of `x`
+/// * sum in f32 or better; `eps` is dimensionless, `rms_norm_eps` (1e-6 always for the query and latent norms)
+///
+/// Errors: `ir::contract` if `gain` is not `[D]`.
+/// Source: DeepSeek-V3 `inference/model.py`, `RMSNorm`: the gain is applied in f32, before rounding.
+pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
+    let (x, gain) = (float(t, 0)?, ranked(float(t, 1)?, 1, 1)?);
+    same("rms_norm: gain", last(x, 0)?, gain.shape[0])?;
+    finite(a, "eps")?;
+    Ok(vec![Type::Tensor(x.clone())])
+}
+
+pub fn eval(x: &[&Tensor], a: &Attrs, _: &Sizes) -> Vec<Tensor> {
+    vec![normalized(x[0], x[1], float_of(a, "eps"), x[0].dtype)]
+}
+
+pub(crate) fn normalized(x: &Tensor, gain: &Tensor, eps: f64, dtype: DType) -> Tensor {
+    let mut values = Vec::with_capacity(x.floats().len());
+    for r in 0..x.rows() {
+        let row = x.row(r);
+        let square: f64 = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>() / row.len() as f64;
+        let inverse = 1.0 / (square + eps).sqrt();
+        values.extend(row.iter().zip(gain.floats()).map(|(v, g)| (f64::from(*v) * inverse) as f32 * g));
+    }
+    Tensor::float(dtype, &x.shape, values)
+}

@@ -1,0 +1,58 @@
+use super::*;
+
+pub const ATTRS: &[AttrSpec] = &[
+    ("by", AttrKind::Str),
+    ("eps", AttrKind::Float),
+    ("fill", AttrKind::Str),
+    ("groups", AttrKind::Int),
+    ("k", AttrKind::Int),
+    ("keep", AttrKind::Int),
+    ("normalize", AttrKind::Int),
+    ("scale", AttrKind::Float),
+    ("scoring", AttrKind::Str),
+];
+
+/// The whole router: logits, scores, choice of groups and experts, weights.
+///
+///     scores = softmax or sigmoid of (x gate^T), in f32
+///     choice = top_k(group_limit(scores + bias))        weights = scores[choice] [/ (sum + eps)] * scale
+///
+/// * `x` float `[T, H]`      * `gate` float `[E, H]`      * `bias` float `[E]`, optional      * results: i32 `[T, k]`, f32 `[T, k]`
+/// * `groups = 1` limits nothing; `normalize` is 0 or 1
+///
+/// Errors: `ir::contract`, `ir::attribute`.
+/// Source: DeepSeek-V3 `inference/model.py`, `Gate`.
+pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
+    let (x, gate) = (ranked(float(t, 0)?, 0, 2)?, ranked(float(t, 1)?, 1, 2)?);
+    same("route: contracted sizes", x.shape[1], gate.shape[1])?;
+    if t.len() == 3 {
+        same("route: bias", ranked(float(t, 2)?, 2, 1)?.shape[0], gate.shape[0])?;
+    }
+    group_limit::check(a, gate.shape[0])?;
+    if !matches!(str_of(a, "scoring"), "softmax" | "sigmoid") {
+        return Err(TypeError::new("ir::attribute", format!("`scoring` is softmax or sigmoid, found {}", str_of(a, "scoring"))));
+    }
+    let (k, normalize) = (natural(a, "k")?, natural(a, "normalize")?);
+    finite(a, "eps")?;
+    finite(a, "scale")?;
+    if k == 0 || normalize > 1 || gate.shape[0].as_fixed().is_none_or(|e| k > e) {
+        return Err(TypeError::contract(format!("route: cannot choose {k} of the experts of {gate}")));
+    }
+    let shape = [x.shape[0], Dim::fixed(k)];
+    Ok(vec![with_shape(x, DType::I32, shape), with_shape(x, DType::F32, shape)])
+}
+
+pub fn eval(x: &[&Tensor], a: &Attrs, sizes: &Sizes) -> Vec<Tensor> {
+    let logits = linear::product(&x[0].widen(), x[1], DType::F32);
+    let scoring = if str_of(a, "scoring") == "softmax" { Op::Softmax } else { Op::Sigmoid };
+    let scores = scoring.eval(&[&logits], &Attrs::new(), sizes).remove(0);
+    let biased = x.get(2).map_or_else(|| scores.clone(), |bias| add::zip(&scores, bias, |s, b| s + b));
+    let limited = if int_of(a, "groups") > 1 { group_limit::limited(&biased, a) } else { biased };
+    let choice = top_k::eval(&[&limited], a, sizes).remove(1);
+    let mut weights = gather::eval(&[&scores, &choice], a, sizes).remove(0);
+    if int_of(a, "normalize") == 1 {
+        weights = normalize::normalized(&weights, float_of(a, "eps"));
+    }
+    let scale = float_of(a, "scale") as f32;
+    vec![choice, weights.map(|w| w * scale)]
+}

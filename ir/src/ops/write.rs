@@ -1,0 +1,63 @@
+use super::*;
+use crate::tensor::Data;
+use crate::types::{PAGE_TOKENS, StateKind};
+
+pub const ATTRS: &[AttrSpec] = &[];
+
+/// Appends one row a token to a paged state.
+///
+///     state[slot(t), d] = row[t, d]        slot(t) = 64 pages[page_start[seq[t]] + pos[t] / 64] + pos[t] % 64
+///
+/// * `state` paged, width D      * `row` of the state's type `[T, D]`      * `pos`, `seq` i32 `[T]`, `pages` i32 `[P]`, `page_start` i32 `[S + 1]`
+/// * result: the state after the write; a state is written once in a step
+///
+/// Errors: `ir::contract`, `ir::dtype`.
+/// Source: DeepSeek-V3 `inference/model.py`, `kv_cache`, `pe_cache`, in pages as FlashMLA lays them out.
+pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
+    let (s, row) = (paged(t, 0)?, ranked(float(t, 1)?, 1, 2)?);
+    if row.dtype != s.dtype {
+        return Err(TypeError::new("ir::dtype", format!("write: a row of {row} does not fit {s}")));
+    }
+    same("write: row width", row.shape[1], Dim::fixed(s.width))?;
+    addressing(t, 2, row.shape[0])?;
+    Ok(vec![t[0].clone()])
+}
+
+pub(crate) fn paged<'a>(t: &[&'a Type], i: usize) -> Result<&'a StateType, TypeError> {
+    let s = state(t, i)?;
+    if s.kind == StateKind::Paged { Ok(s) } else { Err(TypeError::contract(format!("operand {i} must be a paged state, found {s}"))) }
+}
+
+/// Checks `pos [T], seq [T], pages [P], page_start [S+1]` from operand `i` on.
+pub(crate) fn addressing(t: &[&Type], i: usize, tokens: Dim) -> Result<(), TypeError> {
+    same("tokens of `pos`", index(t, i, 1)?.shape[0], tokens)?;
+    same("tokens of `seq`", index(t, i + 1, 1)?.shape[0], tokens)?;
+    index(t, i + 2, 1)?;
+    index(t, i + 3, 1)?;
+    Ok(())
+}
+
+/// Physical row of each token.
+pub(crate) fn slots(pos: &Tensor, seq: &Tensor, pages: &Tensor, page_start: &Tensor) -> Vec<usize> {
+    let page = PAGE_TOKENS as usize;
+    let slot = |(p, s): (&i32, &i32)| {
+        let (p, first) = (*p as usize, page_start.ints()[*s as usize] as usize);
+        pages.ints()[first + p / page] as usize * page + p % page
+    };
+    pos.ints().iter().zip(seq.ints()).map(slot).collect()
+}
+
+pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
+    vec![written(x[0], x[1], &slots(x[2], x[3], x[4], x[5]))]
+}
+
+/// `state` with `row` stored in the given rows.
+pub(crate) fn written(state: &Tensor, row: &Tensor, slots: &[usize]) -> Tensor {
+    let mut next = state.clone();
+    let w = row.width();
+    let Data::Float(values) = &mut next.data else { panic!("a float state was verified here") };
+    for (t, slot) in slots.iter().enumerate() {
+        values[slot * w..(slot + 1) * w].copy_from_slice(row.row(t));
+    }
+    next
+}
