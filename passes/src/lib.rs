@@ -1,1 +1,5 @@
 //! Fusion by equality saturation, kernel selection and memory planning.
+
+pub mod fuse;
+pub mod plan;
+pub mod select;
