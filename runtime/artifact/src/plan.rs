@@ -34,6 +34,8 @@ impl Symbol {
 pub enum Arena {
     Fixed,
     Per(Symbol),
+    /// Growing with a product, in units of one `T` times one `P`: score matrices of unfused attention.
+    PerTokenPage,
 }
 
 /// A range of memory for one value of a step. Buffers whose lifetimes do not meet may share bytes.
@@ -80,9 +82,9 @@ pub struct Kernel {
     pub family: String,
     /// Phases, with a barrier between them.
     pub phases: u32,
-    /// For people and traces: bytes that must move and operations, as affine expressions of the symbols `[1, T, S, P, R, C]`.
-    pub bytes: [f64; 6],
-    pub operations: [f64; 6],
+    /// For people and traces: bytes that must move and operations, as sums over `[1, T, S, P, R, C, T * P]`.
+    pub bytes: [f64; 7],
+    pub operations: [f64; 7],
 }
 
 /// Batch inputs, i32 each.
