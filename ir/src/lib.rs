@@ -8,6 +8,8 @@ pub mod graph;
 pub mod kernel;
 pub mod ops;
 pub mod tensor;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod text;
 pub mod types;
 pub mod verify;

@@ -43,14 +43,20 @@ impl WeightExpr {
 
 /// The names that a source pattern stands for: `a.{2..4}.b` is `a.2.b`, `a.3.b`; a name without braces is itself.
 pub fn source_names(pattern: &str) -> Vec<String> {
-    let split = || {
-        let (head, rest) = pattern.split_once('{')?;
-        let (range, tail) = rest.split_once('}')?;
-        let (from, to) = range.split_once("..")?;
-        Some((head, from.parse::<u32>().ok()?, to.parse::<u32>().ok()?, tail))
-    };
-    match split() {
-        Some((head, from, to, tail)) => (from..to).map(|i| format!("{head}{i}{tail}")).collect(),
+    match split_range(pattern) {
+        Some((head, range, tail)) => range.map(|i| format!("{head}{i}{tail}")).collect(),
         None => vec![pattern.to_owned()],
     }
+}
+
+/// Number of tensors that a source pattern stacks along a new first axis; `None` for a plain name.
+pub fn stacked_count(pattern: &str) -> Option<u64> {
+    split_range(pattern).map(|(_, range, _)| u64::from(range.end.saturating_sub(range.start)))
+}
+
+fn split_range(pattern: &str) -> Option<(&str, std::ops::Range<u32>, &str)> {
+    let (head, rest) = pattern.split_once('{')?;
+    let (range, tail) = rest.split_once('}')?;
+    let (from, to) = range.split_once("..")?;
+    Some((head, from.parse().ok()?..to.parse().ok()?, tail))
 }
