@@ -3,17 +3,20 @@
 //! A checkpoint is a directory as published: `config.json` and `*.safetensors`. [`Model::open`] reads the configuration, maps the
 //! weights and compares one with the other; no weight is read for that.
 
+mod build;
 mod config;
 mod error;
 mod fields;
 mod json;
 mod model;
 pub mod rope;
+mod read;
 mod router;
 pub mod safetensors;
 mod shards;
 mod tensors;
 
+pub use build::{Activations, build};
 pub use config::{Config, Family, Fp8, Moe};
 pub use error::{Code, Details, Error, ErrorKind, Result};
 pub use model::{Model, Weight, check_scales, count_nan};
