@@ -52,15 +52,18 @@ pub fn evaluate(
         for v in &node.operands {
             if known[v.index()].is_none() {
                 let p = &graph.params[v.index()];
-                known[v.index()] = Some(values.value(&p.name, &p.kind).ok_or_else(|| EvalError::Missing(p.name.clone()))?);
+                known[v.index()] =
+                    Some(values.value(&p.name, &p.kind).ok_or_else(|| EvalError::Missing(p.name.clone()))?);
             }
         }
-        let operands: Vec<&Tensor> = node.operands.iter().map(|v| known[v.index()].as_ref().expect("an earlier value")).collect();
+        let operands: Vec<&Tensor> =
+            node.operands.iter().map(|v| known[v.index()].as_ref().expect("an earlier value")).collect();
         let results = node.op.eval(&operands, &node.attrs, sizes);
         for ((id, ty), tensor) in node.results.iter().zip(&node.types).zip(results) {
             keep(*id, &tensor);
             if ty.state().is_some() {
-                let state = node.operands.iter().find_map(|v| owner[v.index()]).expect("a state result has a state operand");
+                let state =
+                    node.operands.iter().find_map(|v| owner[v.index()]).expect("a state result has a state operand");
                 owner[id.index()] = Some(state);
                 states.insert(graph.params[state].name.clone(), tensor.clone());
             }
@@ -72,11 +75,13 @@ pub fn evaluate(
             }
         }
     }
-    let output = |v: &ValueId| {
-        let name = || graph.params.get(v.index()).map_or_else(|| v.0.to_string(), |p| p.name.clone());
-        known[v.index()].clone().ok_or_else(|| EvalError::Missing(name()))
-    };
-    Ok(Evaluated { outputs: graph.outputs.iter().map(output).collect::<Result<_, _>>()?, states })
+    for v in &graph.outputs {
+        if let (None, Some(p)) = (&known[v.index()], graph.params.get(v.index())) {
+            known[v.index()] = Some(values.value(&p.name, &p.kind).ok_or_else(|| EvalError::Missing(p.name.clone()))?);
+        }
+    }
+    let output = |v: &ValueId| known[v.index()].clone().expect("outputs are kept to the end");
+    Ok(Evaluated { outputs: graph.outputs.iter().map(output).collect(), states })
 }
 
 /// Last node that uses each value; `None` for outputs and unused values.

@@ -148,7 +148,12 @@ impl KernelSpec {
     pub fn scratch_terms(&self) -> (u64, [u64; crate::Symbol::COUNT]) {
         let mut terms = [0; crate::Symbol::COUNT];
         let fixed = |i: usize, axis: usize| {
-            self.inputs.get(i).and_then(Operand::tensor).and_then(|t| t.shape.get(axis)).and_then(crate::Dim::as_fixed).unwrap_or(0)
+            self.inputs
+                .get(i)
+                .and_then(Operand::tensor)
+                .and_then(|t| t.shape.get(axis))
+                .and_then(crate::Dim::as_fixed)
+                .unwrap_or(0)
         };
         let t = crate::Symbol::T as usize;
         match self.op {
@@ -303,6 +308,7 @@ pub trait Catalog: Sync {
 
 /// The family that computes `op`, or `None` for an op that is a view, a compile-time expression or a transfer.
 pub fn family(op: Op) -> Option<Family> {
+    #[allow(clippy::enum_glob_use)] // a table of all ops
     use Op::*;
     Some(match op {
         Linear | HeadLinear => Family::Linear,
@@ -315,8 +321,10 @@ pub fn family(op: Op) -> Option<Family> {
         RmsNorm | AddNorm => Family::Norm,
         Write | RopeCache => Family::RopeCache,
         Embed | GatherRows => Family::Embed,
-        Add | Mul | Scale | Silu | Sigmoid | Softmax | Rope | Slice | Concat | Permute | Convert | Read | CausalMask
-        | GroupLimit | TopK | Gather | Normalize | Einsum | ExpertLinear | Combine | Reshape => Family::Pointwise,
+        Add | Mul | Scale | Silu | Sigmoid | Softmax | Rope | Slice | Concat | Permute | Convert | Read
+        | CausalMask | GroupLimit | TopK | Gather | Normalize | Einsum | ExpertLinear | Combine | Reshape => {
+            Family::Pointwise
+        }
         HeadRows | Transfer => return None,
     })
 }
@@ -343,7 +351,8 @@ pub fn spec_of(call: &Call<'_>, bucket: &Bucket) -> Answer {
     }
     let outputs = call.results.to_vec();
     let (op, attrs) = (call.op, call.attrs.clone());
-    let spec = KernelSpec { family, op, attrs, inputs, outputs, prologue: vec![], epilogue: vec![], bucket: bucket.clone() };
+    let spec =
+        KernelSpec { family, op, attrs, inputs, outputs, prologue: vec![], epilogue: vec![], bucket: bucket.clone() };
     Answer::Kernel { spec: Box::new(spec), nanos: f64::NAN }
 }
 
@@ -386,11 +395,8 @@ pub fn view_of(op: Op, attrs: &Attrs, operand: &Operand) -> Option<(u64, Vec<u64
 fn reshape_strides(from: &[crate::Dim], strides: &[u64], to: &[crate::Dim]) -> Option<Vec<u64>> {
     let inner = |shape: &[crate::Dim]| shape.iter().map(crate::Dim::as_fixed).collect::<Option<Vec<u64>>>();
     let keeps_outer = !from.is_empty() && !to.is_empty() && from[0] == to[0];
-    let (skip, from_inner, to_inner) = if keeps_outer {
-        (1, inner(&from[1..])?, inner(&to[1..])?)
-    } else {
-        (0, inner(from)?, inner(to)?)
-    };
+    let (skip, from_inner, to_inner) =
+        if keeps_outer { (1, inner(&from[1..])?, inner(&to[1..])?) } else { (0, inner(from)?, inner(to)?) };
     let mut result = strides[..skip].to_vec();
     let (mut i, mut j) = (0, 0);
     while i < from_inner.len() || j < to_inner.len() {

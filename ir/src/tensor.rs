@@ -83,11 +83,13 @@ impl Tensor {
     }
 
     /// The same values, unrounded from here on.
+    #[must_use]
     pub fn widen(&self) -> Self {
         Self { dtype: DType::F32, shape: self.shape.clone(), data: self.data.clone() }
     }
 
     /// The same values rounded to `dtype`.
+    #[must_use]
     pub fn narrow(&self, dtype: DType) -> Self {
         Self::float(dtype, &self.shape, self.floats().to_vec())
     }
@@ -108,11 +110,13 @@ impl Tensor {
     }
 
     /// Element by element.
+    #[must_use]
     pub fn map(&self, f: impl Fn(f32) -> f32) -> Self {
         Self::float(self.dtype, &self.shape, self.floats().iter().map(|x| f(*x)).collect())
     }
 
     /// Elements in row-major order of `axes` of this tensor: result axis `i` is operand axis `axes[i]`.
+    #[must_use]
     pub fn permuted(&self, axes: &[usize]) -> Self {
         let shape: Vec<usize> = axes.iter().map(|a| self.shape[*a]).collect();
         let mut strides = vec![1; self.shape.len()];
@@ -124,6 +128,7 @@ impl Tensor {
     }
 
     /// A tensor of the given shape whose element at `index` is this one's element number `from(index)`.
+    #[must_use]
     pub fn gathered(&self, shape: &[usize], from: impl Fn(&[usize]) -> usize) -> Self {
         let n: usize = shape.iter().product();
         let mut index = vec![0; shape.len()];

@@ -244,7 +244,8 @@ impl Dim {
 
     /// Value for given sizes; saturates.
     pub fn eval(&self, sizes: &Sizes) -> u64 {
-        let sum = |acc: u64, s: Symbol| acc.saturating_add(u64::from(self.terms[s as usize]).saturating_mul(sizes.get(s)));
+        let sum =
+            |acc: u64, s: Symbol| acc.saturating_add(u64::from(self.terms[s as usize]).saturating_mul(sizes.get(s)));
         Symbol::ALL.into_iter().fold(self.constant, sum)
     }
 }
@@ -353,8 +354,10 @@ impl TensorType {
                     [c] => [1, c],
                     _ => [1, 1],
                 };
-                let blocks: u64 = q.blocks(rows, cols).iter().product();
-                let one = (rows.saturating_mul(cols).saturating_mul(q.code_bits())).div_ceil(8).saturating_add(blocks.saturating_mul(q.scale_bytes()));
+                let blocks = q.blocks(rows, cols).into_iter().fold(1, u64::saturating_mul);
+                let one = (rows.saturating_mul(cols).saturating_mul(q.code_bits()))
+                    .div_ceil(8)
+                    .saturating_add(blocks.saturating_mul(q.scale_bytes()));
                 outer.iter().fold(one, |n, d| n.saturating_mul(*d))
             }
         }

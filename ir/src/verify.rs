@@ -55,7 +55,14 @@ pub struct VerifyError {
 
 impl fmt::Display for VerifyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&marked(self.code, &self.message, &self.number.to_string(), &self.line, &self.mark, self.help.as_deref()))
+        f.write_str(&marked(
+            self.code,
+            &self.message,
+            &self.number.to_string(),
+            &self.line,
+            &self.mark,
+            self.help.as_deref(),
+        ))
     }
 }
 
@@ -76,7 +83,8 @@ impl std::error::Error for VerifyErrors {}
 
 /// Checks a graph.
 pub fn verify(graph: &Graph) -> Result<(), VerifyErrors> {
-    let mut check = Check { graph, names: Names::of(graph), defined: graph.params.len(), constant: vec![], errors: vec![] };
+    let mut check =
+        Check { graph, names: Names::of(graph), defined: graph.params.len(), constant: vec![], errors: vec![] };
     check.params();
     for (i, node) in graph.nodes.iter().enumerate() {
         check.node(i, node);
@@ -117,7 +125,16 @@ impl Check<'_> {
         let at = n.results.first().map_or_else(|| n.op.name().to_owned(), |v| self.names.get(*v));
         let number = header_lines(self.graph) + self.graph.cuts.iter().filter(|c| **c <= node).count() + node + 1;
         let mark = mark_of(&line, mark);
-        self.errors.push(VerifyError { code, place: Place::Node(node), at, message, help, line: line.text, number, mark });
+        self.errors.push(VerifyError {
+            code,
+            place: Place::Node(node),
+            at,
+            message,
+            help,
+            line: line.text,
+            number,
+            mark,
+        });
     }
 
     fn param_error(&mut self, i: usize, code: &'static str, message: String, help: Option<String>) {
@@ -160,7 +177,12 @@ impl Check<'_> {
                     self.param_error(i, "ir::dtype", format!("the state `{}` has the tensor type {t}", p.name), None);
                 }
                 (ParamKind::Input | ParamKind::Weight { .. }, Type::State(s)) => {
-                    self.param_error(i, "ir::dtype", format!("`{}` has the type {s}, which only a state can have", p.name), None);
+                    self.param_error(
+                        i,
+                        "ir::dtype",
+                        format!("`{}` has the type {s}, which only a state can have", p.name),
+                        None,
+                    );
                 }
                 _ => {}
             }
@@ -196,9 +218,16 @@ impl Check<'_> {
                 types.extend(type_of(self.graph, *v).cloned());
             } else if v.index() < self.graph.value_count() {
                 let message = format!("{} uses {name} before it is defined", n.op.name());
-                self.node_error(i, Mark::Operand(k), "ir::order", message, Some("nodes stand in the order of their uses".into()));
+                self.node_error(
+                    i,
+                    Mark::Operand(k),
+                    "ir::order",
+                    message,
+                    Some("nodes stand in the order of their uses".into()),
+                );
             } else {
-                let message = format!("{} uses value {}, the graph has {} values", n.op.name(), v.0, self.graph.value_count());
+                let message =
+                    format!("{} uses value {}, the graph has {} values", n.op.name(), v.0, self.graph.value_count());
                 self.node_error(i, Mark::Operand(k), "ir::order", message, None);
             }
         }
@@ -210,7 +239,13 @@ impl Check<'_> {
         if !arity.contains(&found) {
             let (least, most) = (arity.start(), arity.end());
             let wanted = if least == most { format!("{least}") } else { format!("{least} to {most}") };
-            self.node_error(i, Mark::Call, "ir::arity", format!("`{}` takes {wanted} operands, found {found}", n.op.name()), None);
+            self.node_error(
+                i,
+                Mark::Call,
+                "ir::arity",
+                format!("`{}` takes {wanted} operands, found {found}", n.op.name()),
+                None,
+            );
         }
         arity.contains(&found)
     }
@@ -220,8 +255,12 @@ impl Check<'_> {
         for (name, kind) in specs {
             let message = match n.attrs.get(name) {
                 None => format!("`{}` needs the attribute `{name}` ({kind:?})", n.op.name()),
-                Some(a) if !kind.admits(a) => format!("attribute `{name}` of `{}` is {kind:?}, found {a:?}", n.op.name()),
-                Some(Attr::Float(x)) if !x.0.is_finite() => format!("attribute `{name}` of `{}` is {}, not a finite number", n.op.name(), x.0),
+                Some(a) if !kind.admits(a) => {
+                    format!("attribute `{name}` of `{}` is {kind:?}, found {a:?}", n.op.name())
+                }
+                Some(Attr::Float(x)) if !x.0.is_finite() => {
+                    format!("attribute `{name}` of `{}` is {}, not a finite number", n.op.name(), x.0)
+                }
                 Some(_) => continue,
             };
             let mark = if n.attrs.is_empty() { Mark::Call } else { Mark::Attrs };
@@ -229,7 +268,13 @@ impl Check<'_> {
         }
         for name in n.attrs.keys().filter(|k| !specs.iter().any(|(name, _)| name == *k)) {
             let near = nearest(name, specs.iter().map(|(name, _)| *name)).map(|near| format!("did you mean `{near}`?"));
-            self.node_error(i, Mark::Attrs, "ir::attribute", format!("`{}` has no attribute `{name}`", n.op.name()), near);
+            self.node_error(
+                i,
+                Mark::Attrs,
+                "ir::attribute",
+                format!("`{}` has no attribute `{name}`", n.op.name()),
+                near,
+            );
         }
         self.errors.len() == before
     }
@@ -243,7 +288,8 @@ impl Check<'_> {
                 false
             }
             Ok(inferred) if inferred != n.types => {
-                let message = format!("`{}` gives {}, written is {}", n.op.name(), list(inferred.iter()), list(n.types.iter()));
+                let message =
+                    format!("`{}` gives {}, written is {}", n.op.name(), list(inferred.iter()), list(n.types.iter()));
                 self.node_error(i, Mark::Types, "ir::contract", message, None);
                 false
             }
@@ -264,7 +310,12 @@ impl Check<'_> {
         let consecutive = n.results.iter().enumerate().all(|(k, v)| v.index() == self.defined + k);
         if n.results.is_empty() || n.results.len() != n.types.len() || !consecutive {
             let ids: Vec<u32> = n.results.iter().map(|v| v.0).collect();
-            let message = format!("`{}` has results {ids:?} and {} types; the next free id is {}", n.op.name(), n.types.len(), self.defined);
+            let message = format!(
+                "`{}` has results {ids:?} and {} types; the next free id is {}",
+                n.op.name(),
+                n.types.len(),
+                self.defined
+            );
             self.node_error(i, Mark::Results, "ir::results", message, Some("build nodes with `Graph::push`".into()));
         }
         let weights = !n.operands.is_empty() && n.operands.iter().all(|v| self.constant.get(v.index()) == Some(&true));
@@ -272,7 +323,13 @@ impl Check<'_> {
             let k = n.operands.iter().position(|v| self.constant.get(v.index()) != Some(&true)).unwrap_or(0);
             let name = n.operands.get(k).map_or_else(String::new, |v| self.names.get(*v));
             let message = format!("`{}` is computed at compile time, but {name} is known only in a step", n.op.name());
-            self.node_error(i, Mark::Operand(k), "ir::weight", message, Some("its operand must depend on weights alone".into()));
+            self.node_error(
+                i,
+                Mark::Operand(k),
+                "ir::weight",
+                message,
+                Some("its operand must depend on weights alone".into()),
+            );
         }
         self.defined += n.results.len();
         self.constant.resize(self.defined, weights);
@@ -284,7 +341,12 @@ impl Check<'_> {
         let (cuts, nodes) = (&self.graph.cuts, self.graph.nodes.len());
         for (i, at) in cuts.iter().enumerate() {
             if *at > nodes {
-                self.end_error(Place::Cut(i), "ir::cut", format!("cut {i} stands before node {at}, the graph has {nodes}"), None);
+                self.end_error(
+                    Place::Cut(i),
+                    "ir::cut",
+                    format!("cut {i} stands before node {at}, the graph has {nodes}"),
+                    None,
+                );
             } else if i > 0 && cuts[i - 1] >= *at {
                 let message = format!("cut {i} stands before node {at}, the cut before it before node {}", cuts[i - 1]);
                 self.end_error(Place::Cut(i), "ir::cut", message, Some("cuts ascend, and a region has a node".into()));
@@ -333,7 +395,10 @@ fn sized(ty: &Type) -> Result<(), Complaint> {
         return Err((format!("{t} has no elements"), None));
     }
     if t.shape.iter().any(|d| d.terms[Symbol::C as usize] != 0) {
-        return Err((format!("{t} has the symbol C"), Some("C counts cached tokens for costs; rows of the context are 64*P".into())));
+        return Err((
+            format!("{t} has the symbol C"),
+            Some("C counts cached tokens for costs; rows of the context are 64*P".into()),
+        ));
     }
     if t.bytes(&Sizes([1; Symbol::COUNT])) > MAX_BYTES {
         return Err((format!("{t} has more than 2^60 bytes"), None));

@@ -20,11 +20,14 @@ pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     let (true, (Some(n), Some(m))) = (fits, lengths) else {
         return Err(TypeError::contract(format!("concat: {x} and {y} differ besides axis {axis}, or it is not a number")));
     };
+    let Some(sum) = n.checked_add(m) else {
+        return Err(TypeError::contract(format!("concat: {n} + {m} elements of axis {axis} are beyond 2^64")));
+    };
     if !slice::on_border(x, axis, n) {
         return Err(TypeError::contract(format!("concat: {x} ends inside a quantization block on axis {axis}")));
     }
     let mut shape = x.shape.clone();
-    shape[axis] = Dim::fixed(n + m);
+    shape[axis] = Dim::fixed(sum);
     Ok(vec![with_shape(x, x.dtype, shape)])
 }
 

@@ -27,6 +27,11 @@ pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
             same(&format!("einsum: axis `{letter}`"), *sizes.entry(*letter).or_insert(*d), *d)?;
         }
     }
+    let lonely = eq.contracted().into_iter().find(|l| !(eq.a.contains(l) && eq.b.contains(l)));
+    if let Some(letter) = lonely {
+        let message = format!("einsum: `{letter}` of `{text}` is summed over but only one operand has it");
+        return Err(TypeError::new("ir::attribute", message).help("a letter that is in the result or in both operands is legal"));
+    }
     let shape = eq.out.iter().map(|l| sizes.get(l).copied()).collect::<Option<Vec<_>>>();
     let shape = shape.ok_or_else(|| TypeError::new("ir::attribute", format!("einsum: `{text}` has an output axis that no operand has")))?;
     Ok(vec![with_shape(x, x.dtype, shape)])

@@ -16,7 +16,7 @@ pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     let (ql, qr, s) = (ranked(float(t, 0)?, 0, 3)?, ranked(float(t, 1)?, 1, 3)?, write::paged(t, 2)?);
     same("mla_absorbed: tokens", ql.shape[0], qr.shape[0])?;
     same("mla_absorbed: heads", ql.shape[1], qr.shape[1])?;
-    let sum = ql.shape[2].as_fixed().unwrap_or(0) + qr.shape[2].as_fixed().unwrap_or(0);
+    let sum = ql.shape[2].as_fixed().unwrap_or(0).saturating_add(qr.shape[2].as_fixed().unwrap_or(0));
     same("mla_absorbed: cache row width", Dim::fixed(sum), Dim::fixed(s.width))?;
     if ql.dtype != qr.dtype || ql.dtype != s.dtype {
         return Err(TypeError::new("ir::dtype", format!("mla_absorbed: {ql}, {qr} and {s} must have one type")));

@@ -151,7 +151,10 @@ impl Op {
         if !arity.contains(&types.len()) {
             let (least, most) = (arity.start(), arity.end());
             let wanted = if least == most { format!("{least}") } else { format!("{least} to {most}") };
-            return Err(TypeError::new("ir::arity", format!("`{}` takes {wanted} operands, found {}", self.name(), types.len())));
+            return Err(TypeError::new(
+                "ir::arity",
+                format!("`{}` takes {wanted} operands, found {}", self.name(), types.len()),
+            ));
         }
         self.check_attrs(attrs)?;
         self.infer_rule(types, attrs)
@@ -183,7 +186,8 @@ pub fn attrs(list: &[(&'static str, Attr)]) -> Attrs {
 // ---- shared by the type rules -------------------------------------------------------------------------------------------------
 
 pub(crate) fn tensor<'a>(t: &[&'a Type], i: usize) -> Result<&'a TensorType, TypeError> {
-    t[i].tensor().ok_or_else(|| TypeError::new("ir::dtype", format!("operand {i} must be a tensor, found the state {}", t[i])))
+    t[i].tensor()
+        .ok_or_else(|| TypeError::new("ir::dtype", format!("operand {i} must be a tensor, found the state {}", t[i])))
 }
 
 pub(crate) fn state<'a>(t: &[&'a Type], i: usize) -> Result<&'a StateType, TypeError> {
@@ -193,7 +197,11 @@ pub(crate) fn state<'a>(t: &[&'a Type], i: usize) -> Result<&'a StateType, TypeE
 /// A float tensor.
 pub(crate) fn float<'a>(t: &[&'a Type], i: usize) -> Result<&'a TensorType, TypeError> {
     let x = tensor(t, i)?;
-    if x.dtype.is_float() { Ok(x) } else { Err(TypeError::new("ir::dtype", format!("operand {i} must be f32, bf16 or f16, found {x}"))) }
+    if x.dtype.is_float() {
+        Ok(x)
+    } else {
+        Err(TypeError::new("ir::dtype", format!("operand {i} must be f32, bf16 or f16, found {x}")))
+    }
 }
 
 /// A matrix operand: float or quantized.
@@ -208,11 +216,19 @@ pub(crate) fn matrix<'a>(t: &[&'a Type], i: usize) -> Result<&'a TensorType, Typ
 
 pub(crate) fn index<'a>(t: &[&'a Type], i: usize, rank: usize) -> Result<&'a TensorType, TypeError> {
     let x = ranked(tensor(t, i)?, i, rank)?;
-    if x.dtype == DType::I32 { Ok(x) } else { Err(TypeError::new("ir::dtype", format!("operand {i} must be i32, found {x}"))) }
+    if x.dtype == DType::I32 {
+        Ok(x)
+    } else {
+        Err(TypeError::new("ir::dtype", format!("operand {i} must be i32, found {x}")))
+    }
 }
 
 pub(crate) fn ranked(x: &TensorType, i: usize, rank: usize) -> Result<&TensorType, TypeError> {
-    if x.rank() == rank { Ok(x) } else { Err(TypeError::new("ir::rank", format!("operand {i} must have {rank} axes, found {x}"))) }
+    if x.rank() == rank {
+        Ok(x)
+    } else {
+        Err(TypeError::new("ir::rank", format!("operand {i} must have {rank} axes, found {x}")))
+    }
 }
 
 /// `a == b`, else an error that names both.
@@ -221,7 +237,10 @@ pub(crate) fn same(what: &str, a: Dim, b: Dim) -> Result<(), TypeError> {
 }
 
 pub(crate) fn last(x: &TensorType, i: usize) -> Result<Dim, TypeError> {
-    x.shape.last().copied().ok_or_else(|| TypeError::new("ir::rank", format!("operand {i} must have an axis, found {x}")))
+    x.shape
+        .last()
+        .copied()
+        .ok_or_else(|| TypeError::new("ir::rank", format!("operand {i} must have an axis, found {x}")))
 }
 
 /// `x` with another last axis.
@@ -246,7 +265,11 @@ pub(crate) fn natural(a: &Attrs, name: &'static str) -> Result<u64, TypeError> {
 /// A finite float attribute.
 pub(crate) fn finite(a: &Attrs, name: &'static str) -> Result<f64, TypeError> {
     let x = a.float(name).unwrap_or(f64::NAN);
-    if x.is_finite() { Ok(x) } else { Err(TypeError::new("ir::attribute", format!("`{name}` must be finite, found {x}"))) }
+    if x.is_finite() {
+        Ok(x)
+    } else {
+        Err(TypeError::new("ir::attribute", format!("`{name}` must be finite, found {x}")))
+    }
 }
 
 /// Attribute values that the type rule has checked.

@@ -19,7 +19,7 @@ pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
 
 /// `64 P` rows for a list of `P` pages.
 pub(crate) fn context_rows(pages: Dim) -> Dim {
-    Dim { constant: pages.constant * PAGE_TOKENS, terms: pages.terms.map(|t| t.saturating_mul(PAGE_TOKENS as u32)) }
+    Dim { constant: pages.constant.saturating_mul(PAGE_TOKENS), terms: pages.terms.map(|t| t.saturating_mul(PAGE_TOKENS as u32)) }
 }
 
 pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {

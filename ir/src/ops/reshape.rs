@@ -23,7 +23,7 @@ pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     }
     if let DType::Quant(q) = x.dtype {
         let rows = |s: &[Dim]| s.len().checked_sub(2).and_then(|i| s[i].as_fixed()).unwrap_or(1);
-        let border = |n: u64| q.block[0] <= 1 || n % u64::from(q.block[0]) == 0;
+        let border = |n: u64| q.block[0] <= 1 || n.is_multiple_of(u64::from(q.block[0]));
         let same_columns = x.shape.last() == shape.last();
         if x.shape != shape && !(same_columns && border(rows(&x.shape)) && border(rows(shape))) {
             return Err(TypeError::contract(format!("reshape: {x} would be cut inside a quantization block")));

@@ -31,8 +31,8 @@ pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
 pub(crate) fn on_border(x: &TensorType, axis: usize, at: u64) -> bool {
     let DType::Quant(q) = x.dtype else { return true };
     match x.rank() - axis {
-        2 => at == 0 || (q.block[0] > 0 && at % u64::from(q.block[0]) == 0),
-        1 => at == 0 || (q.block[1] > 0 && at % u64::from(q.block[1]) == 0),
+        2 => at == 0 || (q.block[0] > 0 && at.is_multiple_of(u64::from(q.block[0]))),
+        1 => at == 0 || (q.block[1] > 0 && at.is_multiple_of(u64::from(q.block[1]))),
         _ => true,
     }
 }

@@ -19,10 +19,11 @@ pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     Ok(vec![with_shape(x, x.dtype, shape), with_shape(x, DType::I32, shape)])
 }
 
-/// Indices of the k largest, largest first, ties by index.
+/// Indices of the k largest, largest first, ties by index; NaN counts as -inf, so that the order is total.
 pub(crate) fn best(row: &[f32], k: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..row.len()).collect();
-    order.sort_by(|a, b| row[*b].partial_cmp(&row[*a]).unwrap_or(std::cmp::Ordering::Equal).then(a.cmp(b)));
+    let key = |i: usize| if row[i].is_nan() { f32::NEG_INFINITY } else { row[i] };
+    order.sort_by(|a, b| key(*b).partial_cmp(&key(*a)).expect("no key is NaN").then(a.cmp(b)));
     order.truncate(k);
     order
 }

@@ -48,7 +48,14 @@ impl std::error::Error for ParseError {}
 ///      ·             ──────
 ///   help: ..
 /// ```
-pub(crate) fn marked(code: &str, message: &str, number: &str, line: &str, mark: &Range<usize>, help: Option<&str>) -> String {
+pub(crate) fn marked(
+    code: &str,
+    message: &str,
+    number: &str,
+    line: &str,
+    mark: &Range<usize>,
+    help: Option<&str>,
+) -> String {
     let before = line.get(..mark.start).map_or(0, |s| s.chars().count());
     let width = line.get(mark.clone()).map_or(1, |s| s.chars().count()).max(1);
     let tabs_kept: String = line.chars().take(before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
@@ -65,7 +72,7 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>)
     if word.len() > 64 {
         return None;
     }
-    let limit = (word.len() / 3).clamp(1, 3);
+    let limit = word.len().div_ceil(3).min(3);
     let best = candidates.map(|c| (distance(word, c), c)).min()?;
     (best.0 <= limit).then_some(best.1)
 }

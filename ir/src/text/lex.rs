@@ -86,9 +86,8 @@ impl<'a> Lexer<'a> {
             b'"' => self.text().map_or_else(Token::Bad, Token::Text),
             b'-' if self.peek(1) == b'>' => self.punct(2, Token::Arrow),
             b'-' if self.source[self.at..].starts_with("----") => self.punct(4, Token::Rule),
-            b'(' | b')' | b'{' | b'}' | b'[' | b']' | b'<' | b'>' | b',' | b':' | b'=' | b'@' | b'+' | b'*' | b'/' | b'-' => {
-                self.punct(1, Token::Punct(c))
-            }
+            b'(' | b')' | b'{' | b'}' | b'[' | b']' | b'<' | b'>' | b',' | b':' | b'=' | b'@' | b'+' | b'*' | b'/'
+            | b'-' => self.punct(1, Token::Punct(c)),
             b'0'..=b'9' => self.number(),
             c if c.is_ascii_alphabetic() || c == b'_' => {
                 self.word();

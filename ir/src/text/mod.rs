@@ -31,8 +31,8 @@ pub use error::ParseError;
 pub(crate) use error::{list, marked, nearest, rule_message};
 pub use names::Names;
 pub use parse::{MAX_ERRORS, MAX_RANK, MAX_TEXT_BYTES, parse, parse_unchecked};
-pub(crate) use print::{header_lines, param_text, type_of};
 pub use print::{Line, node_line, print};
+pub(crate) use print::{header_lines, param_text, type_of};
 
 #[cfg(test)]
 mod tests;

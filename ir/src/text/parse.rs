@@ -77,7 +77,12 @@ impl<'a> Parser<'a> {
             unknown: vec![],
         };
         if source.len() > MAX_TEXT_BYTES {
-            p.error_at("ir::limit", 0..0, format!("the text has {} bytes, the limit is {MAX_TEXT_BYTES}", source.len()), None);
+            p.error_at(
+                "ir::limit",
+                0..0,
+                format!("the text has {} bytes, the limit is {MAX_TEXT_BYTES}", source.len()),
+                None,
+            );
         } else if p.graph().is_ok() && p.ahead.token != Token::End {
             p.expected("the end of the text after `}`; one text holds one graph");
         }
@@ -136,7 +141,13 @@ impl<'a> Parser<'a> {
         Ok((self.slice(&span), span))
     }
 
-    pub fn error_at(&mut self, code: &'static str, span: Range<usize>, message: String, help: Option<String>) -> Failed {
+    pub fn error_at(
+        &mut self,
+        code: &'static str,
+        span: Range<usize>,
+        message: String,
+        help: Option<String>,
+    ) -> Failed {
         if self.errors.len() < MAX_ERRORS {
             let before = &self.source[..span.start];
             let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
@@ -149,7 +160,9 @@ impl<'a> Parser<'a> {
     pub fn expected(&mut self, what: &str) -> Failed {
         let span = self.ahead.span.clone();
         let found = match &self.ahead.token {
-            Token::Bad(why) => return self.error_at("ir::syntax", span, (*why).to_owned(), Some(format!("expected {what}"))),
+            Token::Bad(why) => {
+                return self.error_at("ir::syntax", span, (*why).to_owned(), Some(format!("expected {what}")));
+            }
             Token::End => "the end of the text".to_owned(),
             _ => format!("`{}`", self.slice(&span).chars().take(40).collect::<String>()),
         };
@@ -233,10 +246,20 @@ impl<'a> Parser<'a> {
         let ty = self.ty()?;
         match (&ty, state) {
             (Type::Tensor(_), true) => {
-                self.error_at("ir::dtype", type_span, format!("a state cannot have the tensor type {ty}"), Some("write `paged bf16[576]`".into()));
+                self.error_at(
+                    "ir::dtype",
+                    type_span,
+                    format!("a state cannot have the tensor type {ty}"),
+                    Some("write `paged bf16[576]`".into()),
+                );
             }
             (Type::State(_), false) => {
-                self.error_at("ir::dtype", type_span, format!("only a state can have the type {ty}"), Some(format!("write `state @{name}: {ty}`")));
+                self.error_at(
+                    "ir::dtype",
+                    type_span,
+                    format!("only a state can have the type {ty}"),
+                    Some(format!("write `state @{name}: {ty}`")),
+                );
             }
             _ => {}
         }
@@ -312,7 +335,8 @@ impl<'a> Parser<'a> {
     /// Skips to a line that may begin an item, past the one that begins at `start`.
     fn skip_to_item(&mut self, start: usize) {
         loop {
-            let begins = matches!(self.ahead.token, Token::Value(_) | Token::Rule | Token::Punct(b'}')) || self.is_word("return");
+            let begins = matches!(self.ahead.token, Token::Value(_) | Token::Rule | Token::Punct(b'}'))
+                || self.is_word("return");
             let here = self.ahead.starts_line && begins && self.ahead.span.start > start;
             if here || self.ahead.token == Token::End {
                 return;
@@ -325,7 +349,9 @@ impl<'a> Parser<'a> {
         let mut results = vec![];
         loop {
             let span = self.ahead.span.clone();
-            let Token::Value(name) = &self.ahead.token else { return Err(self.expected("the name of a result, as in `%0`")) };
+            let Token::Value(name) = &self.ahead.token else {
+                return Err(self.expected("the name of a result, as in `%0`"));
+            };
             results.push((format!("%{name}"), span));
             self.advance();
             if !self.eat(b',') {
@@ -455,7 +481,14 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn check_rule(&mut self, op: Op, operands: &[Known], attrs: &crate::Attrs, written: &[Type], [call, place]: [Range<usize>; 2]) {
+    fn check_rule(
+        &mut self,
+        op: Op,
+        operands: &[Known],
+        attrs: &crate::Attrs,
+        written: &[Type],
+        [call, place]: [Range<usize>; 2],
+    ) {
         let types: Vec<&Type> = operands.iter().map(|k| &k.ty).collect();
         match op.infer(&types, attrs) {
             Err(e) => {
@@ -463,7 +496,8 @@ impl<'a> Parser<'a> {
                 self.error_at(e.code, call, message, Some(help));
             }
             Ok(inferred) if inferred != written => {
-                let message = format!("`{}` gives {}, written is {}", op.name(), list(inferred.iter()), list(written.iter()));
+                let message =
+                    format!("`{}` gives {}, written is {}", op.name(), list(inferred.iter()), list(written.iter()));
                 self.error_at("ir::contract", place, message, None);
             }
             Ok(_) => {}
@@ -481,7 +515,12 @@ impl<'a> Parser<'a> {
         } else if self.unknown.is_empty() {
             for (known, (ty, span)) in values.iter().zip(header) {
                 if known.ty != *ty {
-                    self.error_at("ir::contract", span.clone(), format!("the header says {ty}, returned is {}", known.ty), None);
+                    self.error_at(
+                        "ir::contract",
+                        span.clone(),
+                        format!("the header says {ty}, returned is {}", known.ty),
+                        None,
+                    );
                 }
             }
         }

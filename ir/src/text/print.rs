@@ -48,8 +48,7 @@ fn header(graph: &Graph) -> String {
     if one_line.len() <= HEADER_WIDTH && !params.iter().any(|p| p.starts_with("weight") || p.starts_with("state")) {
         return one_line;
     }
-    let lines: String = params.iter().map(|p| format!("  {p},\n")).collect();
-    format!("graph {name}(\n{lines}){results} {{")
+    format!("graph {name}(\n  {},\n){results} {{", params.join(",\n  "))
 }
 
 /// A parameter as the header lists it.

@@ -33,7 +33,12 @@ impl Parser<'_> {
         let mut shape = vec![];
         while !self.eat(b']') {
             if shape.len() == MAX_RANK {
-                return Err(self.error_at("ir::limit", start..self.ahead.span.end, format!("a tensor has at most {MAX_RANK} axes"), None));
+                return Err(self.error_at(
+                    "ir::limit",
+                    start..self.ahead.span.end,
+                    format!("a tensor has at most {MAX_RANK} axes"),
+                    None,
+                ));
             }
             shape.push(self.dim()?);
             if !self.eat(b',') && !self.is_punct(b']') {
@@ -46,7 +51,11 @@ impl Parser<'_> {
 
     fn state_kind(&mut self) -> Parsed<Option<StateKind>> {
         let kind = if self.eat_word("paged") {
-            if self.eat(b'/') { StateKind::PagedEvery { every: self.number("tokens a row")? } } else { StateKind::Paged }
+            if self.eat(b'/') {
+                StateKind::PagedEvery { every: self.number("tokens a row")? }
+            } else {
+                StateKind::Paged
+            }
         } else if self.eat_word("window") {
             StateKind::Window { window: self.number("rows of the window")? }
         } else if self.eat_word("fixed") {
@@ -63,7 +72,8 @@ impl Parser<'_> {
             return self.long_quant();
         }
         DType::from_name(name).ok_or_else(|| {
-            let known = ["f32", "bf16", "f16", "i32", "u32"].into_iter().chain(Quant::ALIASES.iter().map(|(alias, _)| *alias));
+            let known =
+                ["f32", "bf16", "f16", "i32", "u32"].into_iter().chain(Quant::ALIASES.iter().map(|(alias, _)| *alias));
             let help = match nearest(name, known.clone()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("the types are {}, quant<..>", known.collect::<Vec<_>>().join(", ")),
@@ -105,7 +115,9 @@ impl Parser<'_> {
             return Ok(Device::DEFAULT);
         }
         let (name, span) = self.word("a device, as in `gpu0`")?;
-        Device::from_name(name).ok_or_else(|| self.error_at("ir::syntax", span, "devices are cpu0, cpu1, .. and gpu0, gpu1, ..".into(), None))
+        Device::from_name(name).ok_or_else(|| {
+            self.error_at("ir::syntax", span, "devices are cpu0, cpu1, .. and gpu0, gpu1, ..".into(), None)
+        })
     }
 
     /// A number of any unsigned type.
@@ -115,7 +127,9 @@ impl Parser<'_> {
         }
         let span = self.advance().span;
         let digits = self.slice(&span);
-        digits.parse().map_err(|_| self.error_at("ir::limit", span, format!("`{}` is not {what} in range", clip(digits)), None))
+        digits
+            .parse()
+            .map_err(|_| self.error_at("ir::limit", span, format!("`{}` is not {what} in range", clip(digits)), None))
     }
 
     /// `64*P+T+1`: each symbol at most once, the number last or alone.
@@ -127,7 +141,9 @@ impl Parser<'_> {
                 if self.eat(b'*') {
                     self.dim_term(&mut dim, Some(factor))?;
                 } else {
-                    let Some(sum) = dim.constant.checked_add(factor) else { return Err(self.expected("a dim below 2^64")) };
+                    let Some(sum) = dim.constant.checked_add(factor) else {
+                        return Err(self.expected("a dim below 2^64"));
+                    };
                     dim.constant = sum;
                 }
             } else {
@@ -226,7 +242,9 @@ impl Parser<'_> {
         } else {
             text.parse().ok().filter(|x: &f64| x.is_finite()).map(|x| Attr::Float(Float(x)))
         };
-        value.ok_or_else(|| self.error_at("ir::limit", start..span.end, format!("`{}` is out of range", clip(&text)), None))
+        value.ok_or_else(|| {
+            self.error_at("ir::limit", start..span.end, format!("`{}` is out of range", clip(&text)), None)
+        })
     }
 
     fn attr_word(&mut self, kind: Option<AttrKind>) -> Parsed<Attr> {
@@ -246,7 +264,12 @@ impl Parser<'_> {
         let mut elements = vec![];
         while !self.eat(b']') {
             if elements.len() == MAX_LIST {
-                return Err(self.error_at("ir::limit", start..self.ahead.span.end, format!("a list has at most {MAX_LIST} elements"), None));
+                return Err(self.error_at(
+                    "ir::limit",
+                    start..self.ahead.span.end,
+                    format!("a list has at most {MAX_LIST} elements"),
+                    None,
+                ));
             }
             elements.push(self.element()?);
             if !self.eat(b',') && !self.is_punct(b']') {
@@ -256,7 +279,14 @@ impl Parser<'_> {
         let ints = || elements.iter().map(integer).collect::<Option<Vec<_>>>().map(Attr::Ints);
         let dims = || elements.iter().map(dim).collect::<Option<Vec<_>>>().map(Attr::Shape);
         let value = if kind == Some(AttrKind::Shape) { dims().or_else(ints) } else { ints().or_else(dims) };
-        value.ok_or_else(|| self.error_at("ir::attribute", start..self.ahead.span.start, "a list is all integers or all dims".into(), None))
+        value.ok_or_else(|| {
+            self.error_at(
+                "ir::attribute",
+                start..self.ahead.span.start,
+                "a list is all integers or all dims".into(),
+                None,
+            )
+        })
     }
 
     fn element(&mut self) -> Parsed<Element> {

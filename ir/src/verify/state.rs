@@ -29,8 +29,15 @@ pub(super) fn check(c: &mut Check<'_>) {
             let (now, written) = (*now, *written);
             let name = c.names.get(ValueId(state as u32));
             if let (true, Some(first)) = (writes, written) {
-                let message = format!("{name} is written a second time; {} wrote it", c.names.get(graph.nodes[first].results[0]));
-                c.node_error(i, Mark::Operand(k), "ir::state", message, Some("a state is written once in a step".into()));
+                let message =
+                    format!("{name} is written a second time; {} wrote it", c.names.get(graph.nodes[first].results[0]));
+                c.node_error(
+                    i,
+                    Mark::Operand(k),
+                    "ir::state",
+                    message,
+                    Some("a state is written once in a step".into()),
+                );
             } else if now != *v {
                 let message = format!("`{}` reads {name} as it was before the write, which has happened", n.op.name());
                 let help = format!("read {} instead, or stand before it", c.names.get(now));
@@ -46,7 +53,8 @@ pub(super) fn check(c: &mut Check<'_>) {
         if let Some(life) = life
             && life.now != *v
         {
-            let message = format!("output {i} is {} as it was before the write {}", c.names.get(*v), c.names.get(life.now));
+            let message =
+                format!("output {i} is {} as it was before the write {}", c.names.get(*v), c.names.get(life.now));
             c.end_error(Place::Output(i), "ir::state", message, None);
         }
     }
@@ -58,13 +66,18 @@ fn written(c: &mut Check<'_>, i: usize, n: &Node, root: &mut [Option<usize>], li
     let results = n.results.iter().zip(&n.types).filter(|(_, t)| t.state().is_some());
     for (rank, (v, ty)) in results.enumerate() {
         let Some(state) = states.get(rank) else {
-            let message = format!("the result {} of `{}` is no version of a state operand", c.names.get(*v), n.op.name());
+            let message =
+                format!("the result {} of `{}` is no version of a state operand", c.names.get(*v), n.op.name());
             c.node_error(i, Mark::Results, "ir::state", message, None);
             continue;
         };
         let declared = &c.graph.params[*state].ty;
         if declared != ty {
-            let message = format!("{} is declared {declared}, `{}` makes it {ty}", c.names.get(ValueId(*state as u32)), n.op.name());
+            let message = format!(
+                "{} is declared {declared}, `{}` makes it {ty}",
+                c.names.get(ValueId(*state as u32)),
+                n.op.name()
+            );
             c.node_error(i, Mark::Types, "ir::state", message, None);
         }
         root[v.index()] = Some(*state);
