@@ -3,6 +3,7 @@
 //! One graph describes one step of a model over a ragged batch. It is text first: [`text::parse`] and [`Graph`]'s `Display` are
 //! inverse to each other. [`eval`] is the reference that every kernel and every rewrite is compared with.
 
+pub mod cost;
 pub mod eval;
 pub mod graph;
 pub mod kernel;

@@ -50,7 +50,7 @@ pub fn frequencies(a: &Attrs, width: usize) -> Vec<f64> {
     let turns = |beta: f64| d * (original / (2.0 * PI * beta)).ln() / (2.0 * theta.ln());
     let low = turns(fast).floor().max(0.0);
     let high = turns(slow).ceil().min(d - 1.0);
-    let span = if high > low { high - low } else { 0.001 };
+    let span = if high == low { 0.001 } else { high - low };
     let one = |i: usize| {
         let f = theta.powf(-2.0 * i as f64 / d);
         if factor == 1.0 {

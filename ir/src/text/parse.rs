@@ -44,7 +44,7 @@ pub(super) struct Parser<'a> {
     pub ahead: Lexeme,
     /// End of the last token that was taken.
     pub end: usize,
-    /// Square brackets open in the current parameter.
+    /// Brackets open in the current parameter.
     brackets: i32,
     pub errors: Vec<ParseError>,
     checked: bool,
@@ -96,7 +96,9 @@ impl<'a> Parser<'a> {
     pub fn advance(&mut self) -> Lexeme {
         let next = self.lexer.next();
         self.end = self.ahead.span.end;
-        self.brackets += i32::from(self.is_punct(b'[')) - i32::from(self.is_punct(b']'));
+        let opens = self.is_punct(b'[') || self.is_punct(b'<');
+        let closes = self.is_punct(b']') || self.is_punct(b'>');
+        self.brackets += i32::from(opens) - i32::from(closes);
         std::mem::replace(&mut self.ahead, next)
     }
 
@@ -242,8 +244,9 @@ impl<'a> Parser<'a> {
         let key = format!("{}{name}", if state { '@' } else { '%' });
         self.at = Some(key.clone());
         self.expect(b':', "before the type")?;
-        let type_span = self.ahead.span.clone();
+        let type_start = self.ahead.span.start;
         let ty = self.ty()?;
+        let type_span = type_start..self.end;
         match (&ty, state) {
             (Type::Tensor(_), true) => {
                 self.error_at(

@@ -1,0 +1,129 @@
+//! Bytes that a call must move and operations that it must do: the two numbers that every estimate, plan and bench starts from.
+
+use crate::kernel::{AttrsExt, Call, KernelSpec};
+use crate::ops::{Op, einsum};
+use crate::types::{PAGE_TOKENS, Sizes, Symbol, Type};
+
+/// Work of one call at given sizes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Bytes that cross the memory interface once: operands, results, the rows of states that are touched.
+    pub bytes: f64,
+    /// Additions and multiplications, each counted as one; exponentials and the like as one.
+    pub operations: f64,
+}
+
+/// Work of a kernel.
+pub fn spec_work(spec: &KernelSpec, sizes: &Sizes) -> Work {
+    work(&Call { op: spec.op, attrs: &spec.attrs, operands: &spec.inputs, results: &spec.outputs }, sizes)
+}
+
+/// Work of a call.
+///
+/// * An expert matrix counts if a token may be routed to it: `min(E, T k)` of `E`.
+/// * Attention reads each page once and computes with the average context of a sequence, `64 P / S` rows a token; the causal half of a
+///   sequence's own new tokens is not subtracted.
+pub fn work(call: &Call<'_>, sizes: &Sizes) -> Work {
+    let bytes = operand_bytes(call, sizes) + call.results.iter().map(|t| tensor_bytes(t, sizes)).sum::<f64>();
+    Work { bytes, operations: operations(call, sizes) }
+}
+
+fn tensor_bytes(t: &Type, sizes: &Sizes) -> f64 {
+    t.tensor().map_or(0.0, |t| t.bytes(sizes) as f64)
+}
+
+fn elements(t: &Type, sizes: &Sizes) -> f64 {
+    t.tensor().map_or(0.0, |t| t.elements(sizes) as f64)
+}
+
+fn operand_bytes(call: &Call<'_>, sizes: &Sizes) -> f64 {
+    let whole = |i: usize| tensor_bytes(&call.operands[i].ty, sizes);
+    let experts = expert_matrices(call.op);
+    let one = |i: usize| -> f64 {
+        let operand = &call.operands[i];
+        if let Some(s) = operand.state() {
+            let row = s.width as f64 * s.dtype.bytes().unwrap_or(1) as f64;
+            return row * rows_touched(call.op, sizes);
+        }
+        if experts.contains(&i) {
+            return whole(i) * used_experts(call, i, sizes);
+        }
+        let is_table = (call.op == Op::Embed && i == 1) || (call.op == Op::GatherRows && i == 0);
+        if is_table { call.results.iter().map(|t| tensor_bytes(t, sizes)).sum() } else { whole(i) }
+    };
+    (0..call.operands.len()).map(one).sum()
+}
+
+/// Rows of a state that the op reads or writes.
+fn rows_touched(op: Op, sizes: &Sizes) -> f64 {
+    match op {
+        Op::Read | Op::MlaAbsorbed => (sizes.get(Symbol::P) * PAGE_TOKENS) as f64,
+        _ => sizes.get(Symbol::T) as f64,
+    }
+}
+
+fn expert_matrices(op: Op) -> &'static [usize] {
+    match op {
+        Op::ExpertLinear => &[2],
+        Op::ExpertSwiglu => &[2, 3],
+        Op::ExpertDown => &[3],
+        _ => &[],
+    }
+}
+
+/// Share of the experts that some token uses: `min(E, T k) / E`.
+fn used_experts(call: &Call<'_>, weight: usize, sizes: &Sizes) -> f64 {
+    let dim = |i: usize, axis: usize| call.operands[i].tensor().map_or(1, |t| t.shape[axis].eval(sizes)) as f64;
+    let (total, routed) = (dim(weight, 0), dim(1, 0) * dim(1, 1));
+    total.min(routed) / total.max(1.0)
+}
+
+fn operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
+    let dim = |i: usize, axis: usize| call.operands[i].tensor().map_or(1, |t| t.shape[axis].eval(sizes)) as f64;
+    let result = call.results.iter().map(|t| elements(t, sizes)).sum::<f64>();
+    let first = || elements(&call.operands[0].ty, sizes);
+    // Average context of a token.
+    let context = (sizes.get(Symbol::P) * PAGE_TOKENS) as f64 / sizes.get(Symbol::S).max(1) as f64;
+    match call.op {
+        Op::Linear => 2.0 * result * dim(1, 1),
+        Op::HeadLinear => 2.0 * result * dim(1, 2),
+        Op::ExpertLinear => 2.0 * result * dim(2, 2),
+        Op::Swiglu => 4.0 * result * dim(1, 1) + 3.0 * result,
+        Op::ExpertSwiglu => 4.0 * result * dim(2, 2) + 3.0 * result,
+        Op::ExpertDown => 2.0 * result * dim(1, 1) * (dim(3, 2) + 1.0),
+        Op::Route => 2.0 * first() * dim(1, 0) + 8.0 * dim(0, 0) * dim(1, 0),
+        Op::Einsum => einsum_operations(call, sizes),
+        Op::MlaAbsorbed => {
+            let (tokens, heads, latent, rope) = (dim(0, 0), dim(0, 1), dim(0, 2), dim(1, 2));
+            tokens * heads * context * (2.0 * (2.0 * latent + rope) + 4.0)
+        }
+        Op::MlaExpanded => {
+            let (tokens, heads, key, rope, value) = (dim(0, 0), dim(0, 1), dim(0, 2), dim(1, 2), dim(3, 2));
+            tokens * heads * context * (2.0 * (key + rope + value) + 4.0)
+        }
+        Op::RmsNorm | Op::Softmax | Op::Rope => 4.0 * first(),
+        Op::AddNorm | Op::RopeCache => 5.0 * first(),
+        Op::Silu | Op::Sigmoid | Op::GroupLimit | Op::TopK | Op::CausalMask => 3.0 * first(),
+        Op::Combine => 2.0 * first(),
+        Op::Add | Op::Mul | Op::Scale | Op::Normalize => result,
+        Op::Embed | Op::GatherRows | Op::Gather | Op::Reshape | Op::Slice | Op::Concat | Op::Permute | Op::Convert
+        | Op::Transfer | Op::Write | Op::Read | Op::HeadRows => 0.0,
+    }
+}
+
+/// Twice the product of the sizes of all letters.
+fn einsum_operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
+    let Some(eq) = call.attrs.str("eq").and_then(einsum::parse) else { return 0.0 };
+    let mut seen = vec![];
+    let mut product = 2.0;
+    for (letters, operand) in [(&eq.a, &call.operands[0]), (&eq.b, &call.operands[1])] {
+        let Some(t) = operand.tensor() else { continue };
+        for (letter, d) in letters.iter().zip(&t.shape) {
+            if !seen.contains(letter) {
+                seen.push(*letter);
+                product *= d.eval(sizes) as f64;
+            }
+        }
+    }
+    product
+}
