@@ -3,3 +3,4 @@
 pub mod fuse;
 pub mod plan;
 pub mod select;
+pub mod stored;

@@ -1,1 +1,255 @@
-//! Plans.
+//! The memory plan: calls in order, buffers with lifetimes, offsets per unit of a symbol.
+
+use crate::select::{KernelCall, Selection, Source, Weights};
+use deepfuse_artifact::plan as out;
+use deepfuse_ir::{Bucket, DType, KernelSpec, PAGE_TOKENS, Sizes, StateKind, Symbol, TensorType, cost};
+use indexmap::IndexMap;
+
+/// A plan whose kernels have no code yet: kernel `i` of the plan computes `specs[i]`.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    pub plan: out::Plan,
+    pub specs: Vec<KernelSpec>,
+}
+
+/// Why calls cannot be planned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    #[error("a value of type {0} grows with more than one symbol; only tokens times pages is planned")]
+    Shape(String),
+    #[error("`{0}` is no input of a step; inputs are ids, pos, seq, pages, page_start, rows")]
+    Input(String),
+    #[error("the model has no state or no bucket")]
+    Empty,
+}
+
+/// Plans all buckets of a model. `weights` are the stored weights that the selections refer to.
+///
+/// Buffers of values that are never alive together share bytes: first fit in order of definition, per arena.
+pub fn plan(selections: &[Selection], weights: &Weights, vocab: u32) -> Result<Planned, PlanError> {
+    let first = selections.first().ok_or(PlanError::Empty)?;
+    let mut kernels: IndexMap<KernelSpec, out::Kernel> = IndexMap::new();
+    let buckets = selections.iter().map(|s| plan_bucket(s, &mut kernels)).collect::<Result<Vec<_>, _>>()?;
+    let states = first.states.iter().map(|(name, ty)| out::State {
+        name: name.clone(),
+        kind: state_kind(ty.kind),
+        row_bytes: ty.width * ty.dtype.bytes().unwrap_or(1),
+    });
+    let plan = out::Plan {
+        vocab,
+        states: states.collect(),
+        weights: weights.iter().enumerate().map(|(i, w)| crate::stored::table_row(i, w)).collect(),
+        kernels: kernels.values().cloned().collect(),
+        buckets,
+    };
+    Ok(Planned { plan, specs: kernels.into_keys().collect() })
+}
+
+fn state_kind(kind: StateKind) -> out::StateKind {
+    match kind {
+        StateKind::Paged => out::StateKind::Paged,
+        StateKind::PagedEvery { every } => out::StateKind::PagedEvery { every },
+        StateKind::Window { window } => out::StateKind::Window { window },
+        StateKind::Fixed { rows } => out::StateKind::Fixed { rows },
+    }
+}
+
+fn plan_bucket(s: &Selection, kernels: &mut IndexMap<KernelSpec, out::Kernel>) -> Result<out::BucketPlan, PlanError> {
+    let (buffers, scratch) = place_buffers(s)?;
+    let mut actions = Vec::with_capacity(s.calls.len());
+    for (at, call) in s.calls.iter().enumerate() {
+        let next = kernels.len();
+        let entry = kernels.entry(call.spec.clone());
+        let kernel = entry.index() as u32;
+        entry.or_insert_with(|| kernel_row(next, &call.spec));
+        let mut args = call.inputs.iter().zip(&call.spec.inputs).map(|(source, operand)| argument(s, source, operand)).collect::<Result<Vec<_>, _>>()?;
+        for value in call.outputs.iter().flatten() {
+            args.push(if *value == s.logits { out::Arg::Logits } else { out::Arg::Buffer { index: *value as u32, offset: 0 } });
+        }
+        if let Some(index) = scratch[at] {
+            args.push(out::Arg::Buffer { index, offset: 0 });
+        }
+        actions.push(out::Action::Launch(out::Launch { kernel, args, label: call.label.clone() }));
+    }
+    Ok(out::BucketPlan { name: s.bucket.name.clone(), assumptions: assumptions(&s.bucket), buffers, actions })
+}
+
+fn assumptions(b: &Bucket) -> out::Assumptions {
+    let range = |r: &std::ops::RangeInclusive<u32>| out::Range { min: *r.start(), max: *r.end() };
+    out::Assumptions { tokens: range(&b.tokens), queries: range(&b.queries), pages: range(&b.pages) }
+}
+
+fn argument(s: &Selection, source: &Source, operand: &deepfuse_ir::Operand) -> Result<out::Arg, PlanError> {
+    Ok(match source {
+        Source::Input(name) => out::Arg::Input(input(name)?),
+        Source::State(i) => out::Arg::State(*i as u32),
+        Source::Weight(i) => out::Arg::Weight { index: *i as u32, offset: 0 },
+        Source::Value { value, .. } if *value == s.logits => out::Arg::Logits,
+        Source::Value { value, offset } => {
+            let bytes = operand.tensor().and_then(|t| t.dtype.bytes()).unwrap_or(1);
+            out::Arg::Buffer { index: *value as u32, offset: offset * bytes }
+        }
+    })
+}
+
+fn input(name: &str) -> Result<out::Input, PlanError> {
+    Ok(match name {
+        "ids" => out::Input::Ids,
+        "pos" => out::Input::Pos,
+        "seq" => out::Input::Seq,
+        "pages" => out::Input::Pages,
+        "page_start" => out::Input::PageStart,
+        "rows" => out::Input::Rows,
+        other => return Err(PlanError::Input(other.to_owned())),
+    })
+}
+
+/// The symbol is set by the code generator's order; phases are known once the kernel is emitted.
+fn kernel_row(index: usize, spec: &KernelSpec) -> out::Kernel {
+    let (bytes, operations) = work_terms(spec);
+    out::Kernel { symbol: format!("{}_{index}", spec.family.name()), family: spec.family.name().to_owned(), phases: 1, bytes, operations }
+}
+
+/// Bytes and operations as coefficients of `[1, T, S, P, R, C, T P]`, by finite differences: `cost::work` is a sum of such terms,
+/// except that an expert kernel reads at most all its experts; there the line through the bucket's typical size is used.
+fn work_terms(spec: &KernelSpec) -> ([f64; 7], [f64; 7]) {
+    let at = |sizes: [u64; 5]| {
+        let w = cost::spec_work(spec, &Sizes(sizes));
+        [w.bytes, w.operations]
+    };
+    let typical = spec.bucket.typical.0;
+    let zero = at([0; 5]);
+    let mut terms = [[0.0; 7]; 2];
+    for (kind, terms) in terms.iter_mut().enumerate() {
+        terms[0] = zero[kind];
+        for symbol in 0..5 {
+            let n = typical[symbol].max(1);
+            let mut sizes = [0; 5];
+            sizes[symbol] = n;
+            terms[symbol + 1] = (at(sizes)[kind] - zero[kind]) / n as f64;
+        }
+        let (t, p) = (typical[0].max(1), typical[2].max(1));
+        let linear = terms[0] + terms[1] * t as f64 + terms[3] * p as f64;
+        terms[6] = (at([t, 0, p, 0, 0])[kind] - linear) / (t * p) as f64;
+    }
+    (terms[0], terms[1])
+}
+
+/// Arena of a value, and its bytes per unit, rounded up to 64.
+fn arena_of(t: &TensorType) -> Result<(out::Arena, u64), PlanError> {
+    let element = match t.dtype {
+        DType::Quant(_) => return Err(PlanError::Shape(t.to_string())),
+        dense => dense.bytes().unwrap_or(4),
+    };
+    let fixed: u64 = t.shape.iter().filter_map(deepfuse_ir::Dim::as_fixed).product();
+    let symbolic: Vec<_> = t.shape.iter().filter(|d| d.as_fixed().is_none()).collect();
+    let single = |d: &deepfuse_ir::Dim| {
+        let used: Vec<Symbol> = Symbol::ALL.into_iter().filter(|s| d.terms[*s as usize] > 0).collect();
+        match used.as_slice() {
+            [s] if d.constant == 0 => Some((*s, u64::from(d.terms[*s as usize]))),
+            _ => None,
+        }
+    };
+    let placed = match symbolic.as_slice() {
+        [] => Some((out::Arena::Fixed, 1)),
+        [d] => single(d).map(|(s, n)| (out::Arena::Per(out::Symbol::ALL[s as usize]), n)),
+        [a, b] => match (single(a), single(b)) {
+            (Some((Symbol::T, n)), Some((Symbol::P, m))) => Some((out::Arena::PerTokenPage, n * m)),
+            _ => None,
+        },
+        _ => None,
+    };
+    let (arena, factor) = placed.ok_or_else(|| PlanError::Shape(t.to_string()))?;
+    Ok((arena, (fixed * factor * element).next_multiple_of(64)))
+}
+
+struct Interval {
+    arena: out::Arena,
+    bytes: u64,
+    first: usize,
+    last: usize,
+}
+
+/// Buffers of all values, then of the scratch of each call that has some (its index by call).
+fn place_buffers(s: &Selection) -> Result<(Vec<out::Buffer>, Vec<Option<u32>>), PlanError> {
+    let mut intervals = Vec::with_capacity(s.values.len());
+    for t in &s.values {
+        let (arena, bytes) = arena_of(t)?;
+        intervals.push(Interval { arena, bytes, first: usize::MAX, last: 0 });
+    }
+    for (at, call) in s.calls.iter().enumerate() {
+        for v in touched(call) {
+            intervals[v].first = intervals[v].first.min(at);
+            intervals[v].last = intervals[v].last.max(at);
+        }
+    }
+    if let Some(result) = intervals.get_mut(s.logits) {
+        result.bytes = 0; // the caller's memory
+    }
+    let mut scratch = vec![None; s.calls.len()];
+    for (at, call) in s.calls.iter().enumerate() {
+        let (constant, terms) = call.spec.scratch_terms();
+        let bytes = (constant + terms[Symbol::T as usize]).next_multiple_of(64);
+        if bytes > 0 {
+            scratch[at] = Some(intervals.len() as u32);
+            intervals.push(Interval { arena: out::Arena::Per(out::Symbol::T), bytes, first: at, last: at });
+        }
+    }
+    Ok((first_fit(&intervals), scratch))
+}
+
+fn touched(call: &KernelCall) -> impl Iterator<Item = usize> + '_ {
+    let inputs = call.inputs.iter().filter_map(|s| if let Source::Value { value, .. } = s { Some(*value) } else { None });
+    inputs.chain(call.outputs.iter().flatten().copied())
+}
+
+/// Lowest offset at which each interval meets no other that is alive at the same time.
+fn first_fit(intervals: &[Interval]) -> Vec<out::Buffer> {
+    let mut order: Vec<usize> = (0..intervals.len()).collect();
+    order.sort_by_key(|i| (intervals[*i].first, *i));
+    let mut buffers: Vec<out::Buffer> = intervals.iter().map(|i| out::Buffer { arena: i.arena, offset: 0, bytes: i.bytes }).collect();
+    let mut alive: Vec<usize> = vec![];
+    for i in order {
+        let me = &intervals[i];
+        alive.retain(|j| intervals[*j].last >= me.first);
+        let mut taken: Vec<(u64, u64)> =
+            alive.iter().filter(|j| intervals[**j].arena == me.arena).map(|j| (buffers[*j].offset, buffers[*j].offset + buffers[*j].bytes)).collect();
+        taken.sort_unstable();
+        let mut offset = 0;
+        for (from, to) in taken {
+            if offset + me.bytes <= from {
+                break;
+            }
+            offset = offset.max(to);
+        }
+        buffers[i].offset = offset;
+        alive.push(i);
+    }
+    buffers
+}
+
+/// Bytes of a session's activations for given limits: what the arenas of the largest bucket take.
+pub fn activation_bytes(plan: &out::Plan, tokens: u64, pages: u64, sequences: u64, rows: u64) -> u64 {
+    let limit = |a: out::Arena| match a {
+        out::Arena::Fixed => 1,
+        out::Arena::Per(out::Symbol::T) => tokens,
+        out::Arena::Per(out::Symbol::S) => sequences,
+        out::Arena::Per(out::Symbol::P) => pages,
+        out::Arena::Per(out::Symbol::R) => rows,
+        out::Arena::Per(out::Symbol::C) => pages * PAGE_TOKENS,
+        out::Arena::PerTokenPage => tokens * pages,
+    };
+    let bucket = |b: &out::BucketPlan| {
+        let pages_of = |a: out::Arena| match a {
+            out::Arena::Per(out::Symbol::P) => u64::from(b.assumptions.pages.max).min(limit(a)),
+            _ => limit(a),
+        };
+        let mut ends: IndexMap<out::Arena, u64> = IndexMap::new();
+        for buffer in &b.buffers {
+            let end = ends.entry(buffer.arena).or_default();
+            *end = (*end).max(buffer.offset + buffer.bytes);
+        }
+        ends.iter().map(|(a, units)| units.saturating_mul(pages_of(*a))).sum::<u64>()
+    };
+    plan.buckets.iter().map(bucket).max().unwrap_or(0)
+}
