@@ -1,1 +1,13 @@
-//! x
+//! deepfuse compiles DeepSeek models ahead of time: a checkpoint as published goes in, one artifact comes out, and a slim runtime runs it.
+//!
+//! The pipeline is [`pipeline::compile`]; the artifact is written by [`output::write`].
+
+pub mod catalog;
+pub mod error;
+pub mod output;
+pub mod pipeline;
+pub mod text;
+pub mod weights;
+
+pub use error::Error;
+pub use pipeline::{Request, compile};

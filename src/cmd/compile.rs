@@ -1,0 +1,188 @@
+//! `deepfuse compile`
+
+use super::progress::Progress;
+use super::{human_bytes, human_count};
+use deepfuse::output::{self, Written};
+use deepfuse::text::{Stop, at_stop};
+use deepfuse::{Error, Request, pipeline};
+use deepfuse_codegen::x86::targets;
+use deepfuse_frontend::Activations;
+use deepfuse_passes::fuse::Numerics;
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Checkpoint directory: config.json, *.safetensors, tokenizer.json
+    checkpoint: PathBuf,
+    /// Artifact to write [default: NAME.dfz in the current directory]
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    /// Machine to compile for; `deepfuse doctor` lists them
+    #[arg(long, default_value = "native")]
+    target: String,
+    /// Type that weights are quantized to; FP8 checkpoints stay FP8
+    #[arg(long, default_value = "none", value_parser = ["none"])]
+    quant: String,
+    /// Type of activations: where the plain graph rounds
+    #[arg(long, default_value = "bf16")]
+    activations: ActivationsArg,
+    /// How far rewrites may change roundings
+    #[arg(long, default_value = "requantizes")]
+    numerics: NumericsArg,
+    /// Fail if running needs more memory than this: 24GiB
+    #[arg(long, value_parser = parse_bytes)]
+    memory: Option<u64>,
+    /// Compile from config.json alone: plan and code, no weights
+    #[arg(long)]
+    shapes_only: bool,
+    /// Print the text form of a stop instead of writing an artifact
+    #[arg(long, value_name = "STOP")]
+    stop_after: Option<Stop>,
+    /// Bucket that --stop-after prints [default: all]
+    #[arg(long)]
+    bucket: Option<String>,
+    /// Rules that must not fire
+    #[arg(long = "disable-rule", value_name = "RULE")]
+    disabled: Vec<String>,
+    /// Threads that emit code and pack weights; the result does not depend on it [default: all cores]
+    #[arg(long)]
+    jobs: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum ActivationsArg {
+    F32,
+    Bf16,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum NumericsArg {
+    Exact,
+    Reassociates,
+    Requantizes,
+    Approximates,
+}
+
+impl From<NumericsArg> for Numerics {
+    fn from(n: NumericsArg) -> Self {
+        match n {
+            NumericsArg::Exact => Self::Exact,
+            NumericsArg::Reassociates => Self::Reassociates,
+            NumericsArg::Requantizes => Self::Requantizes,
+            NumericsArg::Approximates => Self::Approximates,
+        }
+    }
+}
+
+pub fn run(args: &Args, json: bool) -> Result<(), Error> {
+    let req = request(args)?;
+    if let Some(stop) = args.stop_after {
+        println!("{}", at_stop(&req, stop, args.bucket.as_deref())?);
+        return Ok(());
+    }
+    let started = Instant::now();
+    let mut progress = Progress::new(json);
+    let compiled = pipeline::compile(&req, &mut |s| progress.stage(s))?;
+    let seconds_compile = started.elapsed().as_secs_f64();
+    let out = args.output.clone().unwrap_or_else(|| pipeline::default_output(&args.checkpoint));
+    let needs = output::needs(&compiled, &req)?;
+    if !json {
+        for notice in &compiled.model.notices {
+            eprintln!("note: {notice}");
+        }
+        eprintln!(
+            "needs: disk {}, memory to run {} weights (mapped) + {} for {} tokens a step and {} of cache",
+            human_bytes(needs.disk),
+            human_bytes(needs.weights),
+            human_bytes(needs.activations),
+            output::TYPICAL_TOKENS,
+            human_bytes(needs.cache),
+        );
+    }
+    progress.bytes(needs.weights);
+    let written = output::write(&compiled, &req, &out, &mut |done| progress.advance(done))?;
+    progress.finish();
+    for warning in &written.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let total = started.elapsed().as_secs_f64();
+    if json { print_object(&compiled, &written, &needs, seconds_compile, total) } else { print_summary(&compiled, &written, &out, seconds_compile, total, req.shapes_only) }
+    Ok(())
+}
+
+fn request(args: &Args) -> Result<Request, Error> {
+    let target = targets::named(&args.target).ok_or_else(|| unknown_target(&args.target))?;
+    let activations = match args.activations {
+        ActivationsArg::F32 => Activations::F32,
+        ActivationsArg::Bf16 => Activations::Bf16,
+    };
+    let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    Ok(Request {
+        checkpoint: args.checkpoint.clone(),
+        target,
+        activations,
+        numerics: args.numerics.into(),
+        shapes_only: args.shapes_only,
+        disabled_rules: args.disabled.clone(),
+        memory: args.memory,
+        jobs,
+    })
+}
+
+pub fn unknown_target(name: &str) -> Error {
+    let known: Vec<&str> = targets::names().collect();
+    deepfuse_artifact::report::Report::new("target::unknown", deepfuse_artifact::report::exit::UNSUPPORTED, format!("there is no target `{name}`"))
+        .help(format!("targets: native, {}", known.join(", ")))
+        .into()
+}
+
+/// `24GiB`, `512MiB`, `1000000`.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1u64 << 40,
+        other => return Err(format!("`{other}` is no unit; write 24GiB, 512MiB")),
+    };
+    let number: f64 = digits.trim().parse().map_err(|_| format!("`{digits}` is no number"))?;
+    if number > 0.0 && number < 1e15 { Ok((number * unit as f64) as u64) } else { Err(format!("`{text}` is out of range")) }
+}
+
+fn print_summary(c: &pipeline::Compiled, w: &Written, out: &std::path::Path, compile: f64, total: f64, shapes_only: bool) {
+    let p = c.model.parameters();
+    let launches: Vec<String> = c.planned.plan.buckets.iter().map(|b| format!("{} {}", b.name, b.actions.len())).collect();
+    println!("{}", out.display());
+    println!("  parameters   {} total, {} active a token", human_count(p.total), human_count(p.active));
+    println!("  kernels      {} distinct, {} of code; launches a step: {}", c.planned.plan.kernels.len(), human_bytes(w.code_bytes), launches.join(", "));
+    println!("  plan         {}", human_bytes(w.plan_bytes));
+    if shapes_only {
+        println!("  weights      none (--shapes-only); packed they would take {}", human_bytes(w.weight_bytes));
+    } else {
+        let packing = (total - compile).max(1e-9);
+        println!("  weights      {} packed in {packing:.1} s, {:.2} GB/s", human_bytes(w.weight_bytes), w.weight_bytes as f64 / packing / 1e9);
+    }
+    println!("  time         {total:.2} s, {compile:.2} s of it for graph, fusion and code; peak memory {}", human_bytes(output::peak_memory()));
+    if !shapes_only {
+        println!("next: deepfuse run {} --prompt 'Hello'", out.display());
+    }
+}
+
+fn print_object(c: &pipeline::Compiled, w: &Written, needs: &output::Needs, compile: f64, total: f64) {
+    let p = c.model.parameters();
+    super::print_json(&serde_json::json!({
+        "schema": "deepfuse.compile/1",
+        "parameters": {"total": p.total, "active": p.active},
+        "kernels": c.planned.plan.kernels.len(),
+        "launches": c.planned.plan.buckets.iter().map(|b| (b.name.clone(), b.actions.len())).collect::<std::collections::BTreeMap<_, _>>(),
+        "bytes": {"code": w.code_bytes, "plan": w.plan_bytes, "weights": w.weight_bytes},
+        "needs": {"disk": needs.disk, "weights": needs.weights, "activations": needs.activations, "cache": needs.cache},
+        "seconds": {"compile": compile, "total": total},
+        "peak_memory": output::peak_memory(),
+        "notices": c.model.notices,
+        "warnings": w.warnings,
+    }));
+}

@@ -1,0 +1,100 @@
+//! Verbs of the command line, one file each. Results go to stdout, progress and errors to stderr.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod compile;
+mod completions;
+mod inspect;
+mod opt;
+mod progress;
+
+use clap::{Parser, Subcommand};
+use deepfuse::Error;
+use std::process::ExitCode;
+
+/// Compiles DeepSeek models ahead of time and runs them.
+#[derive(Parser)]
+#[command(name = "deepfuse", version, max_term_width = 110)]
+pub struct Cli {
+    /// Print one JSON object (a result or an error) to stdout
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Compile a checkpoint directory into an artifact
+    Compile(compile::Args),
+    /// Generate text from an artifact
+    Run(deepfuse_runtime::cli::run::Args),
+    /// Show what a checkpoint or an artifact is, without reading weights
+    Inspect(inspect::Args),
+    /// Run passes over a graph in text form
+    Opt(opt::Args),
+    /// Check an artifact: digests, golden outputs, perplexity
+    Verify(deepfuse_runtime::cli::verify::Args),
+    /// Measure an artifact: tokens per second and a table of its kernels
+    Bench(deepfuse_runtime::cli::bench::Args),
+    /// Say what this machine has and what deepfuse would use
+    Doctor(deepfuse_runtime::cli::doctor::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+}
+
+/// Runs a verb; its exit code.
+pub fn dispatch(cli: Cli) -> ExitCode {
+    let json = cli.json;
+    let shared = |code: u8| ExitCode::from(code);
+    let result = match cli.verb {
+        Verb::Run(a) => return shared(deepfuse_runtime::cli::run::main(&a, json)),
+        Verb::Verify(a) => return shared(deepfuse_runtime::cli::verify::main(&a, json)),
+        Verb::Bench(a) => return shared(deepfuse_runtime::cli::bench::main(&a, json)),
+        Verb::Doctor(a) => return shared(deepfuse_runtime::cli::doctor::main(&a, json)),
+        Verb::Compile(a) => compile::run(&a, json),
+        Verb::Inspect(a) => inspect::run(&a, json),
+        Verb::Opt(a) => opt::run(&a, json),
+        Verb::Completions(a) => completions::run(&a),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&e, json),
+    }
+}
+
+fn fail(e: &Error, json: bool) -> ExitCode {
+    let report = e.report();
+    if json {
+        println!("{}", serde_json::to_string(&report).expect("a report is plain data"));
+    } else {
+        eprintln!("{report}");
+    }
+    ExitCode::from(report.exit)
+}
+
+/// Prints a value as one line of JSON.
+fn print_json(value: &serde_json::Value) {
+    println!("{value}");
+}
+
+/// `1.5 GiB`
+fn human_bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// `671.0 B` parameters.
+fn human_count(n: u64) -> String {
+    let value = n as f64;
+    match n {
+        0..1_000_000 => n.to_string(),
+        1_000_000..1_000_000_000 => format!("{:.1} M", value / 1e6),
+        _ => format!("{:.1} B", value / 1e9),
+    }
+}

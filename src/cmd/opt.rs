@@ -1,0 +1,82 @@
+//! `deepfuse opt`: passes over a graph in text form.
+
+use deepfuse::Error;
+use deepfuse::catalog::BackendCatalog;
+use deepfuse_artifact::report::{Report, exit};
+use deepfuse_codegen::x86::{X86, targets};
+use deepfuse_ir::{Bucket, Graph};
+use deepfuse_passes::fuse::FuseOptions;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// A graph in text form; `-` reads stdin
+    file: PathBuf,
+    /// Passes in order: verify, canonicalize, fuse
+    #[arg(long = "pass", required = true)]
+    passes: Vec<Pass>,
+    /// Bucket whose extraction `fuse` prints
+    #[arg(long, default_value = "decode")]
+    bucket: String,
+    /// Target whose costs `fuse` uses
+    #[arg(long, default_value = "native")]
+    target: String,
+    #[arg(long, default_value = "requantizes")]
+    numerics: super::compile::NumericsArg,
+    /// Rules that must not fire
+    #[arg(long = "disable-rule", value_name = "RULE")]
+    disabled: Vec<String>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Pass {
+    Verify,
+    Canonicalize,
+    Fuse,
+}
+
+pub fn run(args: &Args, json: bool) -> Result<(), Error> {
+    let text = read(&args.file)?;
+    let mut graph = deepfuse_ir::text::parse(&text).map_err(|errors| {
+        let shown: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let message = format!("{}: {} errors\n{}", args.file.display(), errors.len(), shown.join("\n"));
+        Report::new("ir::syntax", exit::INPUT, message).file(&args.file)
+    })?;
+    for pass in &args.passes {
+        graph = apply(*pass, graph, args)?;
+    }
+    if json {
+        super::print_json(&serde_json::json!({"schema": "deepfuse.opt/1", "graph": graph.to_string()}));
+    } else {
+        println!("{graph}");
+    }
+    Ok(())
+}
+
+fn read(path: &std::path::Path) -> Result<String, Error> {
+    let result = if path.as_os_str() == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
+    result.map_err(|e| Report::new("opt::read", exit::INPUT, format!("{}: {e}", path.display())).file(path).into())
+}
+
+fn apply(pass: Pass, graph: Graph, args: &Args) -> Result<Graph, Error> {
+    match pass {
+        Pass::Verify => {
+            let errors: Vec<String> = deepfuse_ir::verify::verify(&graph).iter().map(ToString::to_string).collect();
+            if errors.is_empty() { Ok(graph) } else { Err(Report::new("ir::verify", exit::INPUT, errors.join("\n")).into()) }
+        }
+        Pass::Canonicalize => Ok(deepfuse_passes::canonicalize(graph)?),
+        Pass::Fuse => fuse(&graph, args),
+    }
+}
+
+fn fuse(graph: &Graph, args: &Args) -> Result<Graph, Error> {
+    let target = targets::named(&args.target).ok_or_else(|| super::compile::unknown_target(&args.target))?;
+    let bucket = Bucket::all().into_iter().find(|b| b.name == args.bucket);
+    let bucket = bucket.ok_or_else(|| Error::usage(format!("there is no bucket `{}`", args.bucket), "buckets: decode, prefill"))?;
+    let options = FuseOptions { numerics: args.numerics.into(), disabled: args.disabled.clone() };
+    let catalog = BackendCatalog::new(&target, &X86);
+    let fused = deepfuse_passes::fuse::fuse(graph, &catalog, &[bucket], &options)?;
+    eprintln!("{}", fused.report);
+    let mut graphs = fused.graphs;
+    Ok(graphs.remove(0).1)
+}

@@ -1,0 +1,122 @@
+//! The pipeline: one function a stop, and [`compile`] from top to bottom.
+
+use crate::catalog::BackendCatalog;
+use crate::error::Error;
+use crate::weights::Tensors;
+use deepfuse_codegen::x86::X86;
+use deepfuse_frontend::{Activations, Model};
+use deepfuse_ir::{Bucket, Graph, Target};
+use deepfuse_passes::fuse::{FuseOptions, Fused, Numerics};
+use deepfuse_passes::plan::{Planned, plan};
+use deepfuse_passes::select::{Selection, Weights, select};
+use deepfuse_tuner::Choice;
+use std::path::{Path, PathBuf};
+
+/// What to compile, for what, and how far rewrites may go.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// A checkpoint directory; with `shapes_only` a directory or file with config.json is enough.
+    pub checkpoint: PathBuf,
+    pub target: Target,
+    pub activations: Activations,
+    pub numerics: Numerics,
+    pub shapes_only: bool,
+    /// Names of rules that must not fire.
+    pub disabled_rules: Vec<String>,
+    /// Upper limit of the memory that a session of the result may need, bytes.
+    pub memory: Option<u64>,
+    /// Threads that emit code and pack weights. The result does not depend on it.
+    pub jobs: usize,
+}
+
+/// Everything known when code has been emitted; weights are still to be packed.
+pub struct Compiled {
+    pub model: Model,
+    pub fused: Fused,
+    pub planned: Planned,
+    pub weights: Weights,
+    pub choices: Vec<Choice>,
+    pub code: deepfuse_codegen::Code,
+}
+
+/// Opens and checks the checkpoint; no weight is read.
+pub fn open(req: &Request) -> Result<Model, Error> {
+    let config = if req.checkpoint.is_dir() { req.checkpoint.join("config.json") } else { req.checkpoint.clone() };
+    Ok(if req.shapes_only { Model::open_config(&config)? } else { Model::open(&req.checkpoint)? })
+}
+
+/// The plain step graph.
+pub fn build(model: &Model, req: &Request) -> Result<Graph, Error> {
+    Ok(deepfuse_frontend::build(model, req.activations)?)
+}
+
+/// Fused graphs, one a bucket, with the certificate and the report.
+pub fn fuse(graph: Graph, req: &Request, catalog: &BackendCatalog<'_>) -> Result<Fused, Error> {
+    let graph = deepfuse_passes::canonicalize(graph)?; // before fuse: rules match canonical forms only
+    let options = FuseOptions { numerics: req.numerics, disabled: req.disabled_rules.clone() };
+    Ok(deepfuse_passes::fuse::fuse(&graph, catalog, &Bucket::all(), &options)?)
+}
+
+/// Calls of kernels, one list a bucket, over one set of stored weights.
+pub fn select_all(fused: &Fused, catalog: &BackendCatalog<'_>) -> Result<(Vec<Selection>, Weights), Error> {
+    let mut weights = Weights::new();
+    let list = fused.graphs.iter().map(|(bucket, graph)| select(graph, catalog, bucket, &mut weights));
+    Ok((list.collect::<Result<Vec<_>, _>>()?, weights))
+}
+
+/// A variant for every kernel of the plan.
+pub fn choose(planned: &Planned, target: &Target) -> Vec<Choice> {
+    let choose = |spec| deepfuse_tuner::choose(spec, target, &X86).expect("the catalog offered kernels with variants only");
+    planned.specs.iter().map(choose).collect()
+}
+
+/// From a checkpoint to code. Read top to bottom; the verifier runs inside every pass.
+pub fn compile(req: &Request, stage: &mut dyn FnMut(&str)) -> Result<Compiled, Error> {
+    let catalog = BackendCatalog::new(&req.target, &X86);
+    stage("open");
+    let model = open(req)?; // config.json + shard index; weights stay mapped
+    stage("build");
+    let graph = build(&model, req)?; // one step over a ragged batch, plain form
+    stage("fuse");
+    let fused = fuse(graph, req, &catalog)?; // one e-graph per layer class, one extraction per bucket
+    stage("select");
+    let (calls, weights) = select_all(&fused, &catalog)?; // ops -> KernelSpec; weights -> WeightExpr
+    stage("plan");
+    let mut planned = plan(&calls, &weights, model.config.vocab as u32)?; // order, buffers, offsets in bytes
+    stage("choose");
+    let choices = choose(&planned, &req.target); // KernelSpec -> Variant, records first
+    stage("codegen");
+    let code = emit(&mut planned, &choices, req)?;
+    Ok(Compiled { model, fused, planned, weights, choices, code })
+}
+
+/// Emits all kernels and enters their symbols and phases into the plan.
+fn emit(planned: &mut Planned, choices: &[Choice], req: &Request) -> Result<deepfuse_codegen::Code, Error> {
+    let code = deepfuse_codegen::emit_all(&kernels(planned, choices), &req.target, req.jobs)?;
+    for (row, placed) in planned.plan.kernels.iter_mut().zip(&code.kernels) {
+        row.symbol.clone_from(&placed.symbol);
+        row.phases = placed.phases;
+    }
+    Ok(code)
+}
+
+/// What the back end needs to know of each kernel: symbol, spec, variant.
+pub fn kernels(planned: &Planned, choices: &[Choice]) -> Vec<(String, deepfuse_ir::KernelSpec, deepfuse_ir::Variant)> {
+    let rows = planned.plan.kernels.iter().zip(&planned.specs).zip(choices);
+    rows.map(|((row, spec), choice)| (row.symbol.clone(), spec.clone(), choice.variant.clone())).collect()
+}
+
+/// The checkpoint's tensors as bytes.
+pub struct ModelTensors<'a>(pub &'a Model);
+
+impl Tensors for ModelTensors<'_> {
+    fn bytes(&self, name: &str) -> Option<&[u8]> {
+        self.0.tensor(name).ok().map(|t| t.bytes)
+    }
+}
+
+/// `NAME.dfz` beside the current directory for a checkpoint directory.
+pub fn default_output(checkpoint: &Path) -> PathBuf {
+    let name = checkpoint.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+    PathBuf::from(format!("{}.dfz", name.unwrap_or_else(|| "model".into())))
+}
