@@ -106,8 +106,18 @@ fn operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
         Op::Silu | Op::Sigmoid | Op::GroupLimit | Op::TopK | Op::CausalMask => 3.0 * first(),
         Op::Combine => 2.0 * first(),
         Op::Add | Op::Mul | Op::Scale | Op::Normalize => result,
-        Op::Embed | Op::GatherRows | Op::Gather | Op::Reshape | Op::Slice | Op::Concat | Op::Permute | Op::Convert
-        | Op::Transfer | Op::Write | Op::Read | Op::HeadRows => 0.0,
+        Op::Embed
+        | Op::GatherRows
+        | Op::Gather
+        | Op::Reshape
+        | Op::Slice
+        | Op::Concat
+        | Op::Permute
+        | Op::Convert
+        | Op::Transfer
+        | Op::Write
+        | Op::Read
+        | Op::HeadRows => 0.0,
     }
 }
 

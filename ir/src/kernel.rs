@@ -465,3 +465,6 @@ impl AttrsExt for Attrs {
         if let Some(crate::Attr::DType(d)) = self.get(name) { Some(*d) } else { None }
     }
 }
+
+#[cfg(test)]
+mod tests;

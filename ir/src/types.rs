@@ -463,3 +463,6 @@ impl From<TensorType> for Type {
         Self::Tensor(t)
     }
 }
+
+#[cfg(test)]
+mod tests;

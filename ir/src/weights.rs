@@ -60,3 +60,6 @@ fn split_range(pattern: &str) -> Option<(&str, std::ops::Range<u32>, &str)> {
     let (from, to) = range.split_once("..")?;
     Some((head, from.parse().ok()?..to.parse().ok()?, tail))
 }
+
+#[cfg(test)]
+mod tests;
