@@ -109,11 +109,17 @@ pub enum Input {
 pub enum Arg {
     Input(Input),
     /// Index into [`BucketPlan::buffers`], and bytes into it (views).
-    Buffer { index: u32, offset: u64 },
+    Buffer {
+        index: u32,
+        offset: u64,
+    },
     /// Index into [`Plan::states`].
     State(u32),
     /// Index into [`Plan::weights`], and bytes into it.
-    Weight { index: u32, offset: u64 },
+    Weight {
+        index: u32,
+        offset: u64,
+    },
     /// The step's result: f32 logits `[R, vocab]`.
     Logits,
 }
@@ -133,11 +139,21 @@ pub struct Launch {
 pub enum Action {
     Launch(Launch),
     /// Copies between devices or buffers.
-    Copy { from: Arg, to: Arg, bytes: u64 },
+    Copy {
+        from: Arg,
+        to: Arg,
+        bytes: u64,
+    },
     /// A collective operation over the devices of a group.
-    Collective { kind: String, buffer: Arg, bytes: u64 },
+    Collective {
+        kind: String,
+        buffer: Arg,
+        bytes: u64,
+    },
     /// Waits for a queue.
-    Wait { queue: u32 },
+    Wait {
+        queue: u32,
+    },
 }
 
 /// A range of whole numbers, both ends included.

@@ -1,0 +1,207 @@
+//! `manifest.json`: what an artifact is, and the digest of everything in it.
+//!
+//! Its own digest stands beside it in `manifest.blake3`, in the form that `b3sum --check` reads.
+
+use crate::elements::Elements;
+use serde::{Deserialize, Serialize};
+
+/// Value of `format`; a directory without it is no artifact.
+pub const FORMAT: &str = "deepfuse-artifact";
+
+/// Version that this release writes.
+pub const VERSION: u32 = 1;
+
+/// Versions that this release reads: its own and the previous one.
+pub const READABLE_VERSIONS: [u32; 1] = [VERSION];
+
+/// Names of sections, each a file of the artifact.
+pub mod section {
+    pub const PLAN: &str = "plan";
+    pub const CODE: &str = "code";
+    pub const TOKENIZER: &str = "tokenizer";
+    pub const TOKENIZER_CONFIG: &str = "tokenizer_config";
+    pub const GENERATION_CONFIG: &str = "generation_config";
+    pub const CHAT_TEMPLATE: &str = "chat_template";
+    pub const CERTIFICATE: &str = "certificate";
+    pub const CHOICES: &str = "choices";
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: String,
+    pub format_version: u32,
+    /// What wrote it: `deepfuse 0.1.0`.
+    pub toolchain: String,
+    pub target: TargetInfo,
+    pub model: ModelInfo,
+    pub limits: LimitsInfo,
+    pub numerics: NumericsInfo,
+    pub tokens: TokensInfo,
+    /// Compiled from `config.json` alone: plan and code, nothing to run.
+    pub shapes_only: bool,
+    pub sections: Vec<Section>,
+    pub weights: Vec<WeightFile>,
+}
+
+/// The machine that the code is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetInfo {
+    pub name: String,
+    /// LLVM names of the instruction set features that the code uses; what a machine must have to run it.
+    pub features: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    /// As the checkpoint says: `DeepseekV3ForCausalLM`.
+    pub architecture: String,
+    pub layers: u32,
+    pub hidden: u32,
+    pub vocab: u32,
+    /// Parameters in all, and those that one token uses.
+    pub parameters: u64,
+    pub active_parameters: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsInfo {
+    /// Tokens of one sequence, prompt and answer together.
+    pub context: u32,
+    /// Tokens of a cache page.
+    pub page_tokens: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumericsInfo {
+    /// `f32` or `bf16`.
+    pub activations: String,
+    /// The strongest class of rewrites that was allowed: `exact`, `reassociates`, `requantizes`, `approximates`.
+    pub class: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokensInfo {
+    pub bos: Option<u32>,
+    /// Every id that ends an answer.
+    pub eos: Vec<u32>,
+}
+
+/// A file whose content is checked at every load.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Section {
+    /// See [`section`].
+    pub name: String,
+    pub file: String,
+    pub bytes: u64,
+    pub blake3: String,
+}
+
+/// A safetensors file of packed weights. At load its size and header are checked, tensors by `verify`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightFile {
+    pub file: String,
+    pub bytes: u64,
+    /// Length and digest of everything before the first tensor.
+    pub header_bytes: u64,
+    pub header_blake3: String,
+    /// In the order of the file.
+    pub tensors: Vec<WeightTensor>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightTensor {
+    /// As in the plan.
+    pub name: String,
+    /// What the bytes are, see [`Elements`].
+    pub elements: Elements,
+    /// Of the tensor with its padding to 64 bytes.
+    pub blake3: String,
+}
+
+impl Manifest {
+    /// The bytes of `manifest.json`.
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).expect("a manifest has no maps with odd keys");
+        text.push('\n');
+        text
+    }
+
+    /// Reads `manifest.json`.
+    ///
+    /// Errors: what is wrong, in words; [`ManifestError::Version`] for a version that this release does not read.
+    pub fn from_json(text: &[u8]) -> Result<Self, ManifestError> {
+        let head: Head = serde_json::from_slice(text).map_err(|e| ManifestError::Json(e.to_string()))?;
+        if head.format != FORMAT {
+            return Err(ManifestError::Format(head.format));
+        }
+        if !READABLE_VERSIONS.iter().any(|v| u64::from(*v) == head.format_version) {
+            return Err(ManifestError::Version(head.format_version));
+        }
+        let manifest: Self = serde_json::from_slice(text).map_err(|e| ManifestError::Json(e.to_string()))?;
+        manifest.check().map_err(ManifestError::Rule)?;
+        Ok(manifest)
+    }
+
+    pub fn section(&self, name: &str) -> Option<&Section> {
+        self.sections.iter().find(|s| s.name == name)
+    }
+
+    /// Bytes of all files that the manifest names.
+    pub fn total_bytes(&self) -> u64 {
+        let sizes = self.sections.iter().map(|s| s.bytes).chain(self.weights.iter().map(|w| w.bytes));
+        sizes.fold(0, u64::saturating_add)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let files = self.sections.iter().map(|s| &s.file).chain(self.weights.iter().map(|w| &w.file));
+        let mut seen = std::collections::HashSet::new();
+        for file in files {
+            if !is_plain_file_name(file) {
+                return Err(format!("{file:?} is not a plain file name"));
+            }
+            if !seen.insert(file) {
+                return Err(format!("the file {file} is named twice"));
+            }
+        }
+        for name in [section::PLAN, section::CODE] {
+            if self.section(name).is_none() {
+                return Err(format!("there is no section `{name}`"));
+            }
+        }
+        if self.limits.page_tokens != crate::PAGE_TOKENS || self.limits.context == 0 {
+            return Err("a limit that this runtime does not know".to_owned());
+        }
+        if self.shapes_only != self.weights.is_empty() {
+            return Err("weights and `shapes_only` contradict each other".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// The first thing that is read, so that a newer format is named as such.
+#[derive(Deserialize)]
+struct Head {
+    format: String,
+    format_version: u64,
+}
+
+/// Why a text is not a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    #[error("{0}")]
+    Json(String),
+    #[error("its format is {0:?}, not \"{FORMAT}\"")]
+    Format(String),
+    #[error("format version {0}")]
+    Version(u64),
+    #[error("{0}")]
+    Rule(String),
+}
+
+/// A name inside the artifact's directory: no separators, no leading dot.
+pub fn is_plain_file_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 200
+        && !name.starts_with('.')
+        && name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'-' | b'_'))
+}
