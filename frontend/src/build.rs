@@ -13,7 +13,10 @@ use crate::model::Model;
 use crate::tensors::{LayerTensor, Role, layer};
 use deepfuse_ir::ops::attrs;
 use deepfuse_ir::weights::source_names;
-use deepfuse_ir::{Attr, Attrs, DType, Device, Dim, Float, Graph, Op, ParamKind, StateKind, StateType, Symbol, TensorType, Type, ValueId};
+use deepfuse_ir::{
+    Attr, Attrs, DType, Device, Dim, Float, Graph, Op, ParamKind, StateKind, StateType, Symbol, TensorType, Type,
+    ValueId,
+};
 use indexmap::IndexMap;
 
 /// The type between operations: where the plain graph rounds. Accumulation is f32 in either case.
@@ -118,7 +121,8 @@ impl<'m> Builder<'m> {
     }
 
     fn weight(&mut self, name: &str, source: &str, shape: &[u64], role: Role) -> ValueId {
-        let ty = TensorType::new(self.model.dtype(&source_names(source)[0], role), shape.iter().copied().map(Dim::fixed));
+        let ty =
+            TensorType::new(self.model.dtype(&source_names(source)[0], role), shape.iter().copied().map(Dim::fixed));
         self.g.param(name, ParamKind::Weight { source: source.to_owned() }, ty)
     }
 
@@ -128,7 +132,8 @@ impl<'m> Builder<'m> {
             let id = self.layer_weight(i, &t);
             weights.insert(t.name, id);
         }
-        let ty = StateType { kind: StateKind::Paged, dtype: self.act, width: self.c.cache_width(), device: Device::DEFAULT };
+        let ty =
+            StateType { kind: StateKind::Paged, dtype: self.act, width: self.c.cache_width(), device: Device::DEFAULT };
         Layer { weights, cache: self.g.param(format!("cache.{i}"), ParamKind::State, Type::State(ty)) }
     }
 
@@ -163,7 +168,8 @@ impl<'m> Builder<'m> {
     }
 
     fn ops(&mut self, op: Op, operands: &[ValueId], attrs: Attrs) -> Result<Vec<ValueId>> {
-        let refused = |e: deepfuse_ir::TypeError| Error::new(Code::Graph, format!("{}: {}: {}", op.name(), e.code, e.message));
+        let refused =
+            |e: deepfuse_ir::TypeError| Error::new(Code::Graph, format!("{}: {}: {}", op.name(), e.code, e.message));
         self.g.push(op, operands, attrs).map_err(refused)
     }
 

@@ -151,7 +151,10 @@ impl Config {
     fn add_eos(&mut self, ids: &[u32], source: &str) {
         for id in ids {
             if u64::from(*id) >= self.vocab {
-                self.notices.push(format!("{source}: eos_token_id {id} is beyond the vocabulary of {} and ignored", self.vocab));
+                self.notices.push(format!(
+                    "{source}: eos_token_id {id} is beyond the vocabulary of {} and ignored",
+                    self.vocab
+                ));
             } else if !self.eos.contains(id) {
                 self.eos.push(*id);
             }
@@ -162,8 +165,16 @@ impl Config {
     fn check_products(&self, f: &Fields) -> Result<()> {
         let shared = self.moe.as_ref().map_or(0, |m| m.shared * m.intermediate);
         let products = [
-            ("num_attention_heads", "num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim)", self.heads * (self.nope_dim + self.rope_dim)),
-            ("num_attention_heads", "num_attention_heads * (qk_nope_head_dim + v_head_dim)", self.heads * (self.nope_dim + self.v_dim)),
+            (
+                "num_attention_heads",
+                "num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim)",
+                self.heads * (self.nope_dim + self.rope_dim),
+            ),
+            (
+                "num_attention_heads",
+                "num_attention_heads * (qk_nope_head_dim + v_head_dim)",
+                self.heads * (self.nope_dim + self.v_dim),
+            ),
             ("n_shared_experts", "n_shared_experts * moe_intermediate_size", shared),
         ];
         for (field, formula, value) in products {
@@ -197,8 +208,12 @@ fn family(f: &Fields) -> Result<&'static Defaults> {
         return Err(f.error("model_type", "the field is required", format!("one of: {}", supported())));
     };
     DEFAULTS.iter().find(|d| d.model_type == name).ok_or_else(|| {
-        Error::unsupported(&f.error("model_type", "this architecture is not supported", format!("one of: {}", supported())))
-            .help("deepfuse builds V2, V2-Lite, V3, R1, V3.1 and Kimi K2")
+        Error::unsupported(&f.error(
+            "model_type",
+            "this architecture is not supported",
+            format!("one of: {}", supported()),
+        ))
+        .help("deepfuse builds V2, V2-Lite, V3, R1, V3.1 and Kimi K2")
     })
 }
 
@@ -222,7 +237,11 @@ fn geometry(f: &Fields, d: &Defaults) -> Result<Config> {
     }
     let heads = f.dim("num_attention_heads")?;
     if f.int("num_key_value_heads", 1..=MAX_DIM)?.is_some_and(|n| n != heads) {
-        return Err(f.error("num_key_value_heads", "latent attention has as many key heads as query heads", heads.to_string()));
+        return Err(f.error(
+            "num_key_value_heads",
+            "latent attention has as many key heads as query heads",
+            heads.to_string(),
+        ));
     }
     let nope_dim = f.dim("qk_nope_head_dim")?;
     let context = f.int("max_position_embeddings", 1..=MAX_DIM)?.unwrap_or(d.max_position_embeddings);
@@ -263,7 +282,9 @@ fn dtype(f: &Fields) -> Result<DType> {
         None | Some("bfloat16") => Ok(DType::Bf16),
         Some("float16") => Ok(DType::F16),
         Some("float32") => Ok(DType::F32),
-        Some(_) => Err(Error::unsupported(&f.error(name, "this type is not supported", "one of: bfloat16, float16, float32"))),
+        Some(_) => {
+            Err(Error::unsupported(&f.error(name, "this type is not supported", "one of: bfloat16, float16, float32")))
+        }
     }
 }
 
@@ -297,10 +318,18 @@ fn moe(f: &Fields, d: &Defaults, config: &Config) -> Result<Option<Moe>> {
     let experts = f.required("n_routed_experts", 1..=MAX_EXPERTS)?;
     let top_k = f.required("num_experts_per_tok", 1..=MAX_EXPERTS)?;
     if top_k > experts {
-        return Err(f.error("num_experts_per_tok", "more experts a token than there are", format!("at most n_routed_experts, {experts}")));
+        return Err(f.error(
+            "num_experts_per_tok",
+            "more experts a token than there are",
+            format!("at most n_routed_experts, {experts}"),
+        ));
     }
     if !f.has("n_shared_experts") {
-        return Err(f.error("n_shared_experts", "the field is required", format!("null or an integer from 0 to {MAX_EXPERTS}")));
+        return Err(f.error(
+            "n_shared_experts",
+            "the field is required",
+            format!("null or an integer from 0 to {MAX_EXPERTS}"),
+        ));
     }
     Ok(Some(Moe {
         experts,
@@ -328,7 +357,8 @@ fn tokens(f: &Fields, d: &Defaults, config: &mut Config) -> Result<()> {
 
 fn notices(f: &Fields, config: &mut Config) {
     if config.family == Family::DeepseekV2 && f.get("norm_topk_prob") == Some(&Json::Bool(true)) {
-        config.notices.push("norm_topk_prob is true and ignored: transformers does not normalize in deepseek_v2".into());
+        config
+            .notices
+            .push("norm_topk_prob is true and ignored: transformers does not normalize in deepseek_v2".into());
     }
 }
-

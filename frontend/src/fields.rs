@@ -85,7 +85,9 @@ impl<'a> Fields<'a> {
     /// A number above zero and at most `max`.
     pub fn positive(&self, name: &str, max: f64) -> Result<Option<f64>> {
         match self.float(name)? {
-            Some(x) if x <= 0.0 || x > max => Err(self.error(name, "out of range", format!("a number above 0, at most {max:?}"))),
+            Some(x) if x <= 0.0 || x > max => {
+                Err(self.error(name, "out of range", format!("a number above 0, at most {max:?}")))
+            }
             other => Ok(other),
         }
     }
@@ -136,7 +138,8 @@ impl Error {
     /// The same place and values under the code for sound but unsupported input.
     pub(crate) fn unsupported(e: &Error) -> Error {
         let (field, expected, found) = (e.field.clone(), e.expected.clone(), e.found.clone());
-        let new = Error::new(Code::Unsupported, e.message.clone()).values(expected.unwrap_or_default(), found.unwrap_or_default());
+        let new = Error::new(Code::Unsupported, e.message.clone())
+            .values(expected.unwrap_or_default(), found.unwrap_or_default());
         match field {
             Some(field) => new.field(field),
             None => new,

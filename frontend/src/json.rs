@@ -122,7 +122,9 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Unique<V> {
     }
 }
 
-fn unique<'de, V: Deserialize<'de>, A: MapAccess<'de>>(mut map: A) -> std::result::Result<IndexMap<String, V>, A::Error> {
+fn unique<'de, V: Deserialize<'de>, A: MapAccess<'de>>(
+    mut map: A,
+) -> std::result::Result<IndexMap<String, V>, A::Error> {
     let mut object = IndexMap::new();
     while let Some(key) = map.next_key::<String>()? {
         if object.contains_key(&key) {

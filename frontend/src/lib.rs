@@ -4,13 +4,14 @@
 //! weights and compares one with the other; no weight is read for that.
 
 mod build;
+mod check;
 mod config;
 mod error;
 mod fields;
 mod json;
 mod model;
-pub mod rope;
 mod read;
+pub mod rope;
 mod router;
 pub mod safetensors;
 mod shards;

@@ -6,6 +6,7 @@ use crate::safetensors::StoredType;
 use deepfuse_ir::tensor::{Data, e4m3_value};
 use deepfuse_ir::weights::source_names;
 use deepfuse_ir::{DType, Quant, Tensor};
+use half::{bf16, f16};
 
 impl Model {
     /// Reads a source of the graph, `model.layers.3.mlp.experts.{0..256}.up_proj.weight`, with block scales applied in f32.
@@ -25,7 +26,11 @@ impl Model {
         if names.len() != 1 || names[0] != source {
             shape.insert(0, names.len());
         }
-        if matches!(dtype, DType::Quant(_)) { Ok(Tensor { dtype, shape, data: Data::Float(values) }) } else { Ok(Tensor::float(dtype, &shape, values)) }
+        if matches!(dtype, DType::Quant(_)) {
+            Ok(Tensor { dtype, shape, data: Data::Float(values) })
+        } else {
+            Ok(Tensor::float(dtype, &shape, values))
+        }
     }
 }
 
@@ -35,20 +40,25 @@ fn dtype_of(w: &Weight) -> Result<DType> {
         StoredType::Bf16 => Ok(DType::Bf16),
         StoredType::F16 => Ok(DType::F16),
         StoredType::F8E4m3 => Ok(DType::Quant(Quant::FP8_B128)),
-        other => Err(Error::new(Code::TensorDtype, "no weight has this type").file(w.view.file).tensor(w.view.name).values("BF16, F16, F32 or F8_E4M3", other.name())),
+        other => Err(Error::new(Code::TensorDtype, "no weight has this type")
+            .file(w.view.file)
+            .tensor(w.view.name)
+            .values("BF16, F16, F32 or F8_E4M3", other.name())),
     }
 }
 
 fn widen(w: &Weight, out: &mut Vec<f32>) {
     let bytes = w.view.bytes;
+    let words = || bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     match (w.view.dtype, &w.scales) {
         (StoredType::F32, _) => out.extend(floats(bytes)),
-        (StoredType::Bf16, _) => out.extend(bytes.chunks_exact(2).map(|b| f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16))),
-        (StoredType::F16, _) => out.extend(bytes.chunks_exact(2).map(|b| f16_value(u16::from_le_bytes([b[0], b[1]])))),
+        (StoredType::Bf16, _) => out.extend(words().map(|b| bf16::from_bits(b).to_f32())),
+        (StoredType::F16, _) => out.extend(words().map(|b| f16::from_bits(b).to_f32())),
         (_, Some(scales)) => {
             let (cols, across) = (w.view.shape[1] as usize, scales.shape[1] as usize);
             let scales: Vec<f32> = floats(scales.bytes).collect();
-            out.extend(bytes.iter().enumerate().map(|(i, code)| e4m3_value(*code) * scales[i / cols / 128 * across + i % cols / 128]));
+            let scale = |i: usize| scales[i / cols / 128 * across + i % cols / 128];
+            out.extend(bytes.iter().enumerate().map(|(i, code)| e4m3_value(*code) * scale(i)));
         }
         (_, None) => {}
     }
@@ -56,16 +66,4 @@ fn widen(w: &Weight, out: &mut Vec<f32>) {
 
 fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-}
-
-/// The value of an IEEE half.
-fn f16_value(bits: u16) -> f32 {
-    let (exponent, mantissa) = (i32::from(bits >> 10 & 31), f32::from(bits & 0x3ff));
-    let magnitude = match exponent {
-        31 if bits & 0x3ff == 0 => f32::INFINITY,
-        31 => f32::NAN,
-        0 => mantissa * 2f32.powi(-24),
-        _ => (1.0 + mantissa / 1024.0) * 2f32.powi(exponent - 15),
-    };
-    if bits & 0x8000 == 0 { magnitude } else { -magnitude }
 }

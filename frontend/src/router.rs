@@ -1,7 +1,7 @@
 //! Expert choice, typed: scoring, group rule, bias, normalization, scale.
 
 use crate::config::{Defaults, Family};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::fields::Fields;
 
 /// How logits become scores.
@@ -75,7 +75,7 @@ impl Router {
 fn groups(f: &Fields, d: &Defaults, experts: u64, top_k: u64) -> Result<Option<Groups>> {
     let count = f.int("n_group", 1..=experts)?.unwrap_or(d.n_group);
     let keep = f.int("topk_group", 1..=u64::MAX)?.unwrap_or(d.topk_group);
-    if experts % count != 0 {
+    if !experts.is_multiple_of(count) {
         return Err(f.error("n_group", "groups must be equal", format!("a divisor of n_routed_experts, {experts}")));
     }
     if keep > count {
@@ -85,16 +85,15 @@ fn groups(f: &Fields, d: &Defaults, experts: u64, top_k: u64) -> Result<Option<G
         return Ok(None);
     }
     let size = experts / count;
+    let v2 = d.family == Family::DeepseekV2;
+    if !v2 && size < 2 {
+        let expected = format!("at most n_routed_experts / 2, {}", experts / 2);
+        return Err(f.error("n_group", "a group's score is the sum of its two best experts", expected));
+    }
     if top_k > keep * size {
-        let message = "more experts a token than the kept groups have";
-        return Err(f.error("num_experts_per_tok", message, format!("at most topk_group * n_routed_experts / n_group, {}", keep * size)));
+        let expected = format!("at most topk_group * n_routed_experts / n_group, {}", keep * size);
+        return Err(f.error("num_experts_per_tok", "more experts a token than the kept groups have", expected));
     }
-    if d.family == Family::DeepseekV2 {
-        return Ok(Some(Groups { count, keep, by: GroupScore::Max, fill: Fill::Zero }));
-    }
-    if size < 2 {
-        let e: Error = f.error("n_group", "a group's score is the sum of its two best experts", format!("at most n_routed_experts / 2, {}", experts / 2));
-        return Err(e);
-    }
-    Ok(Some(Groups { count, keep, by: GroupScore::Top2, fill: Fill::NegInf }))
+    let (by, fill) = if v2 { (GroupScore::Max, Fill::Zero) } else { (GroupScore::Top2, Fill::NegInf) };
+    Ok(Some(Groups { count, keep, by, fill }))
 }

@@ -175,8 +175,9 @@ impl<'de> Deserialize<'de> for Members {
 /// Errors: [`Code::ShardTruncated`], [`Code::ShardHeader`], [`Code::ShardOffsets`]; the file is for the caller to name.
 pub fn parse(file: &[u8]) -> Result<IndexMap<String, Entry>> {
     let text = header_text(file)?;
-    let members: Members = serde_json::from_slice(text)
-        .map_err(|e| header_error(format!("{e}")).help("the file is damaged or no safetensors file; download it again"))?;
+    let members: Members = serde_json::from_slice(text).map_err(|e| {
+        header_error(format!("{e}")).help("the file is damaged or no safetensors file; download it again")
+    })?;
     let mut raw = vec![];
     for (name, member) in members.0 {
         if let Member::Tensor(entry) = member {
@@ -238,10 +239,13 @@ fn check_offsets(raw: &[(String, RawEntry)], data_bytes: u64) -> Result<()> {
         let [from, to] = e.data_offsets;
         let bad = |message: String| Error::new(Code::ShardOffsets, message).tensor(name);
         if from < end {
-            return Err(bad(format!("data overlaps that of `{before}`")).values(format!("begin at {end}"), from.to_string()));
+            return Err(
+                bad(format!("data overlaps that of `{before}`")).values(format!("begin at {end}"), from.to_string())
+            );
         }
         if from > end {
-            return Err(bad("bytes before this tensor belong to none".into()).values(format!("begin at {end}"), from.to_string()));
+            return Err(bad("bytes before this tensor belong to none".into())
+                .values(format!("begin at {end}"), from.to_string()));
         }
         let bytes = to.checked_sub(from).ok_or_else(|| bad("data ends before it begins".into()))?;
         let bits = stored_type(name, &e.dtype)?.bits();

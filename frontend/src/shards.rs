@@ -78,7 +78,8 @@ impl Shard {
     fn release(&self, index: usize) {
         let range = self.entries[index].range.clone();
         // SAFETY: the mapping is of a file and never written, so dropped pages read the same bytes from the file again.
-        let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+        let _ =
+            unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
     }
 
     #[cfg(not(unix))]
@@ -91,7 +92,7 @@ impl Shard {
 /// All tensors of a checkpoint, by name, in the order of the shards and their data.
 #[derive(Debug)]
 pub struct Shards {
-    shards: Vec<Shard>,
+    files: Vec<Shard>,
     /// Name -> shard and entry within it.
     places: IndexMap<String, (u32, u32)>,
     notices: Vec<String>,
@@ -112,9 +113,9 @@ impl Shards {
         if exists(&index) {
             return Self::open_indexed(dir, &index);
         }
-        Err(Error::new(Code::NoWeights, format!("neither {SINGLE} nor {INDEX} is here"))
-            .file(dir)
-            .help("give the directory that holds config.json and the shards; pickled *.bin weights must be converted first"))
+        Err(Error::new(Code::NoWeights, format!("neither {SINGLE} nor {INDEX} is here")).file(dir).help(
+            "give the directory that holds config.json and the shards; pickled *.bin weights must be converted first",
+        ))
     }
 
     fn open_indexed(dir: &Path, index: &Path) -> Result<Self> {
@@ -126,10 +127,12 @@ impl Shards {
         let open = |(file, tensor): (&&str, &&str)| {
             let path = dir.join(*file);
             Shard::open(&path).map_err(|e| match e.code {
-                Code::Io if !path.exists() => Error::new(Code::ShardMissing, "the index names this shard, but it is not here")
-                    .file(&path)
-                    .tensor(*tensor)
-                    .help("the download is incomplete"),
+                Code::Io if !path.exists() => {
+                    Error::new(Code::ShardMissing, "the index names this shard, but it is not here")
+                        .file(&path)
+                        .tensor(*tensor)
+                        .help("the download is incomplete")
+                }
                 _ => e,
             })
         };
@@ -138,25 +141,25 @@ impl Shards {
         Ok(shards)
     }
 
-    fn collect(shards: Vec<Shard>) -> Result<Self> {
+    fn collect(files: Vec<Shard>) -> Result<Self> {
         let mut places: IndexMap<String, (u32, u32)> = IndexMap::new();
-        for (i, shard) in shards.iter().enumerate() {
+        for (i, shard) in files.iter().enumerate() {
             for (j, name) in shard.entries.keys().enumerate() {
                 let Some((other, _)) = places.insert(name.clone(), (i as u32, j as u32)) else { continue };
-                let first = &shards[other as usize].path;
+                let first = &files[other as usize].path;
                 return Err(Error::new(Code::TensorDuplicate, "the same tensor is in two shards")
                     .file(&shard.path)
                     .tensor(name)
                     .values("one shard", format!("{} and {}", first.display(), shard.path.display())));
             }
         }
-        Ok(Self { shards, places, notices: vec![] })
+        Ok(Self { files, places, notices: vec![] })
     }
 
     /// Checks every entry of the index and leaves out tensors that it does not name.
     fn keep_indexed(&mut self, map: &IndexMap<String, String>, index: &Path) -> Result<()> {
         for (tensor, file) in map {
-            let found = self.places.get(tensor).map(|(shard, _)| &self.shards[*shard as usize].path);
+            let found = self.places.get(tensor).map(|(shard, _)| &self.files[*shard as usize].path);
             if found.is_some_and(|p| p.file_name() == Some(file.as_ref())) {
                 continue;
             }
@@ -169,18 +172,19 @@ impl Shards {
         let before = self.places.len();
         self.places.retain(|name, _| map.contains_key(name));
         if self.places.len() < before {
-            self.notices.push(format!("{} tensors of the shards are not in {INDEX} and ignored", before - self.places.len()));
+            self.notices
+                .push(format!("{} tensors of the shards are not in {INDEX} and ignored", before - self.places.len()));
         }
         Ok(())
     }
 
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
         let (shard, entry) = self.places.get(name)?;
-        Some(self.shards[*shard as usize].at(*entry as usize))
+        Some(self.files[*shard as usize].at(*entry as usize))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = TensorView<'_>> {
-        self.places.values().map(|(shard, entry)| self.shards[*shard as usize].at(*entry as usize))
+        self.places.values().map(|(shard, entry)| self.files[*shard as usize].at(*entry as usize))
     }
 
     pub(crate) fn index_of(&self, name: &str) -> Option<usize> {
@@ -197,20 +201,20 @@ impl Shards {
 
     /// Files in the order of the index.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.shards.iter().map(Shard::path)
+        self.files.iter().map(Shard::path)
     }
 
     /// Asks the system to read a tensor ahead of its use.
     pub fn prefetch(&self, name: &str) {
         if let Some((shard, entry)) = self.places.get(name) {
-            self.shards[*shard as usize].prefetch(*entry as usize);
+            self.files[*shard as usize].prefetch(*entry as usize);
         }
     }
 
     /// Lets the pages of a tensor go after its use, so that streaming a large model keeps resident memory small. It can be read again.
     pub fn release(&self, name: &str) {
         if let Some((shard, entry)) = self.places.get(name) {
-            self.shards[*shard as usize].release(*entry as usize);
+            self.files[*shard as usize].release(*entry as usize);
         }
     }
 

@@ -58,7 +58,8 @@ pub(crate) struct LayerTensor {
 
 /// Tensors outside the layers.
 fn outer(c: &Config) -> Vec<Expected> {
-    let t = |name: &str, shape: &[u64], role, formula| Expected { name: name.into(), shape: shape.to_vec(), role, formula };
+    let t =
+        |name: &str, shape: &[u64], role, formula| Expected { name: name.into(), shape: shape.to_vec(), role, formula };
     let mut list = vec![
         t("model.embed_tokens.weight", &[c.vocab, c.hidden], Role::Embed, "[vocab_size, hidden_size]"),
         t("model.norm.weight", &[c.hidden], Role::Norm, "[hidden_size]"),
@@ -72,16 +73,32 @@ fn outer(c: &Config) -> Vec<Expected> {
 /// Tensors of one layer, the experts as one row each of `gate_proj`, `up_proj` and `down_proj`.
 pub(crate) fn layer(c: &Config, moe: bool) -> Vec<LayerTensor> {
     let mut list = attention(c);
-    let mut add = |name: &str, shape: &[u64], role, formula| list.push(LayerTensor { name: name.into(), shape: shape.to_vec(), role, formula });
+    let mut add = |name: &str, shape: &[u64], role, formula| {
+        list.push(LayerTensor { name: name.into(), shape: shape.to_vec(), role, formula });
+    };
     add("input_layernorm.weight", &[c.hidden], Role::Norm, "[hidden_size]");
     add("post_attention_layernorm.weight", &[c.hidden], Role::Norm, "[hidden_size]");
+    let moe = c.moe.as_ref().filter(|_| moe);
+    if let Some(m) = moe {
+        // Before the experts: a wrong number of experts shows here as a shape, not as thousands of missing tensors.
+        add("mlp.gate.weight", &[m.experts, c.hidden], Role::Router, "[n_routed_experts, hidden_size]");
+        if m.router.bias {
+            add("mlp.gate.e_score_correction_bias", &[m.experts], Role::RouterBias, "[n_routed_experts]");
+        }
+    }
     let mut mlp = |prefix: &str, width: u64, role, up: &'static str, down: &'static str| {
         add(&format!("{prefix}.gate_proj.weight"), &[width, c.hidden], role, up);
         add(&format!("{prefix}.up_proj.weight"), &[width, c.hidden], role, up);
         add(&format!("{prefix}.down_proj.weight"), &[c.hidden, width], role, down);
     };
-    let Some(m) = c.moe.as_ref().filter(|_| moe) else {
-        mlp("mlp", c.intermediate, Role::Linear, "[intermediate_size, hidden_size]", "[hidden_size, intermediate_size]");
+    let Some(m) = moe else {
+        mlp(
+            "mlp",
+            c.intermediate,
+            Role::Linear,
+            "[intermediate_size, hidden_size]",
+            "[hidden_size, intermediate_size]",
+        );
         return list;
     };
     let (up, down) = ("[moe_intermediate_size, hidden_size]", "[hidden_size, moe_intermediate_size]");
@@ -90,10 +107,6 @@ pub(crate) fn layer(c: &Config, moe: bool) -> Vec<LayerTensor> {
         let up = "[n_shared_experts * moe_intermediate_size, hidden_size]";
         let down = "[hidden_size, n_shared_experts * moe_intermediate_size]";
         mlp("mlp.shared_experts", m.shared * m.intermediate, Role::Linear, up, down);
-    }
-    add("mlp.gate.weight", &[m.experts, c.hidden], Role::Router, "[n_routed_experts, hidden_size]");
-    if m.router.bias {
-        add("mlp.gate.e_score_correction_bias", &[m.experts], Role::RouterBias, "[n_routed_experts]");
     }
     list
 }
@@ -105,21 +118,46 @@ fn attention(c: &Config) -> Vec<LayerTensor> {
     };
     let q_rows = c.heads * (c.nope_dim + c.rope_dim);
     match c.q_lora {
-        None => add("q_proj.weight", &[q_rows, c.hidden], Role::Linear, "[num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim), hidden_size]"),
+        None => add(
+            "q_proj.weight",
+            &[q_rows, c.hidden],
+            Role::Linear,
+            "[num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim), hidden_size]",
+        ),
         Some(rank) => {
             add("q_a_proj.weight", &[rank, c.hidden], Role::Linear, "[q_lora_rank, hidden_size]");
             add("q_a_layernorm.weight", &[rank], Role::Norm, "[q_lora_rank]");
-            add("q_b_proj.weight", &[q_rows, rank], Role::Linear, "[num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim), q_lora_rank]");
+            add(
+                "q_b_proj.weight",
+                &[q_rows, rank],
+                Role::Linear,
+                "[num_attention_heads * (qk_nope_head_dim + qk_rope_head_dim), q_lora_rank]",
+            );
             if c.attention_bias {
                 add("q_a_proj.bias", &[rank], Role::Bias, "[q_lora_rank]");
             }
         }
     }
     let kv_rows = c.heads * (c.nope_dim + c.v_dim);
-    add("kv_a_proj_with_mqa.weight", &[c.cache_width(), c.hidden], Role::Linear, "[kv_lora_rank + qk_rope_head_dim, hidden_size]");
+    add(
+        "kv_a_proj_with_mqa.weight",
+        &[c.cache_width(), c.hidden],
+        Role::Linear,
+        "[kv_lora_rank + qk_rope_head_dim, hidden_size]",
+    );
     add("kv_a_layernorm.weight", &[c.kv_lora], Role::Norm, "[kv_lora_rank]");
-    add("kv_b_proj.weight", &[kv_rows, c.kv_lora], Role::Linear, "[num_attention_heads * (qk_nope_head_dim + v_head_dim), kv_lora_rank]");
-    add("o_proj.weight", &[c.hidden, c.heads * c.v_dim], Role::Linear, "[hidden_size, num_attention_heads * v_head_dim]");
+    add(
+        "kv_b_proj.weight",
+        &[kv_rows, c.kv_lora],
+        Role::Linear,
+        "[num_attention_heads * (qk_nope_head_dim + v_head_dim), kv_lora_rank]",
+    );
+    add(
+        "o_proj.weight",
+        &[c.hidden, c.heads * c.v_dim],
+        Role::Linear,
+        "[hidden_size, num_attention_heads * v_head_dim]",
+    );
     if c.attention_bias {
         add("kv_a_proj_with_mqa.bias", &[c.cache_width()], Role::Bias, "[kv_lora_rank + qk_rope_head_dim]");
         add("o_proj.bias", &[c.hidden], Role::Bias, "[hidden_size]");
