@@ -108,12 +108,12 @@ impl Error {
             Self::NotAnArtifact { path, .. } => r.file(path).help("an artifact is a directory with a manifest.json, written by `deepfuse compile`"),
             Self::Version { path, found } => {
                 let supported = crate::manifest::READABLE_VERSIONS.map(|v| v.to_string()).join(" or ");
-                r.file(path).values(&supported, found).help("compile the checkpoint again, or use the deepfuse release that wrote it")
+                r.file(path).values(supported, found.to_string()).help("compile the checkpoint again, or use the deepfuse release that wrote it")
             }
             Self::Digest { path, expected, found, .. } => r.file(path).values(expected, found).help(damaged),
             Self::WeightDigest { path, tensor, expected, found } => r.file(path).tensor(tensor).values(expected, found).help(damaged),
             Self::Length { path, expected, found, .. } => {
-                r.file(path).values(&format_args!("{expected} bytes"), &format_args!("{found} bytes")).help(damaged)
+                r.file(path).values(format!("{expected} bytes"), format!("{found} bytes")).help(damaged)
             }
             Self::Malformed { path, .. } | Self::Weights { path, .. } => r.file(path).help(damaged),
             Self::Plan { path, source } => r.file(path).help(source.help()),
@@ -121,7 +121,7 @@ impl Error {
             Self::Occupied { path, .. } => r.file(path).help("choose another name for -o, or remove what is there"),
             Self::Space { path, needed, available } => r
                 .file(path)
-                .values(&format_args!("{needed} bytes"), &format_args!("{available} bytes available"))
+                .values(format!("{needed} bytes"), format!("{available} bytes available"))
                 .help("free some space or write to another disk; an artifact that is replaced counts until the new one is complete"),
             Self::DiskFull { path, .. } => r.file(path).help("free some space or write to another disk"),
             Self::Interrupted => r,

@@ -49,7 +49,7 @@ impl Artifact {
             sections.insert(s.name.clone(), read_section(path, s)?);
         }
         let plan = sections.remove(section::PLAN).expect("a checked manifest has a plan");
-        let plan_path = path.join("plan");
+        let plan_path = path.join(manifest.section(section::PLAN).map_or("", |s| &s.file));
         let text = String::from_utf8(plan).map_err(|e| Error::malformed(&plan_path, section::PLAN, &e))?;
         let plan = plan_text::parse(&text).map_err(|source| Error::Plan { path: plan_path, source })?;
         let weights = Weights::open(path, &manifest.weights)?;

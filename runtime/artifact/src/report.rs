@@ -69,9 +69,9 @@ impl Report {
     }
 
     #[must_use]
-    pub fn values(mut self, expected: &dyn Display, found: &dyn Display) -> Self {
-        self.expected = Some(expected.to_string());
-        self.found = Some(found.to_string());
+    pub fn values(mut self, expected: impl Into<String>, found: impl Into<String>) -> Self {
+        self.expected = Some(expected.into());
+        self.found = Some(found.into());
         self
     }
 

@@ -95,6 +95,12 @@ impl Input {
     }
 }
 
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&print(self))
+    }
+}
+
 struct Argument<'a>(&'a Plan, Arg);
 
 impl fmt::Display for Argument<'_> {
