@@ -32,3 +32,21 @@ pub(crate) fn zip(a: &Tensor, b: &Tensor, f: impl Fn(f32, f32) -> f32) -> Tensor
     let values = a.floats().iter().zip(b.floats().iter().cycle()).map(|(x, y)| f(*x, *y)).collect();
     Tensor::float(a.dtype, &a.shape, values)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("add", &["f32[T, 2] = 1 2 3 4", "f32[T, 2] = 10 20 30 40"], "", &["f32[T, 2] = 11 22 33 44"]);
+        gives("add", &["bf16[T, 2] = 256 2 3 4", "f32[2] = 1 -1"], "", &["bf16[T, 2] = 256 1 4 3"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("add", &["f32[T, 2]", "f32[T]"], "", "ir::contract", "the shape of f32[T] is not the end of the shape of f32[T, 2]");
+        rejects("add", &["f32[T, 2]", "f32[]"], "", "ir::contract", "add");
+        rejects("add", &["i32[T]", "i32[T]"], "", "ir::dtype", "operand 0");
+    }
+}

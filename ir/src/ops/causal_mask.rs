@@ -10,6 +10,7 @@ pub const ATTRS: &[AttrSpec] = &[];
 /// * `scores` float `[T, H, X]`, X = 64 P      * `pos`, `seq` i32 `[T]`, `page_start` i32 `[S + 1]`      * result: type of `scores`
 ///
 /// Errors: `ir::contract`.
+/// Source: DeepSeek-V3 `inference/model.py`, `mask`, over the pages of a ragged batch.
 pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
     let scores = ranked(float(t, 0)?, 0, 3)?;
     same("causal_mask: tokens of `pos`", index(t, 1, 1)?.shape[0], scores.shape[0])?;
@@ -34,4 +35,21 @@ pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
         }
     }
     vec![Tensor::float(x[0].dtype, &x[0].shape, values)]
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        // Two sequences of one page each; token 0 is at position 1 of the first, token 1 at position 0 of the second.
+        gives("causal_mask", &["f32[T, 1, 64*P] = 0..256", "i32[T] = 1 0", "i32[T] = 0 1", "i32[S+1] = 0 1 2"], "", &["f32[T, 1, 64*P] = 0 1 -inf*190 192 -inf*63"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("causal_mask", &["f32[T, 64*P]", "i32[T]", "i32[T]", "i32[S+1]"], "", "ir::rank", "operand 0");
+        rejects("causal_mask", &["f32[T, 1, 64*P]", "i32[S]", "i32[T]", "i32[S+1]"], "", "ir::contract", "tokens of `pos`: S and T");
+    }
 }

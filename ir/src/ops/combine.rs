@@ -9,6 +9,7 @@ pub const ATTRS: &[AttrSpec] = &[];
 /// * `y` float `[T, k, N]`      * `w` float `[T, k]`      * result: type of `y`, `[T, N]`; one rounding, after the sum
 ///
 /// Errors: `ir::contract`.
+/// Source: DeepSeek-V3 `inference/model.py`, `MoE.forward`, the sum over the chosen experts.
 pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
     let (y, w) = (ranked(float(t, 0)?, 0, 3)?, ranked(float(t, 1)?, 1, 2)?);
     same("combine: tokens", y.shape[0], w.shape[0])?;
@@ -28,4 +29,21 @@ pub(crate) fn weighted(y: &Tensor, w: &Tensor, dtype: DType) -> Tensor {
     };
     let values = (0..tokens).flat_map(|t| (0..n).map(move |j| (t, j))).map(|(t, j)| one(t, j)).collect();
     Tensor::float(dtype, &[tokens, n], values)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("combine", &["f32[1, 2, 2] = 1 2 3 4", "f32[1, 2] = 10 1"], "", &["f32[1, 2] = 13 24"]);
+        // One rounding, after the sum: 256 + 1 + 1 is 258, not 256.
+        gives("combine", &["bf16[1, 3, 1] = 256 1 1", "f32[1, 3] = 1 1 1"], "", &["bf16[1, 1] = 258"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("combine", &["f32[T, 2, 2]", "f32[T, 3]"], "", "ir::contract", "slots: 2 and 3");
+    }
 }

@@ -9,6 +9,7 @@ pub const ATTRS: &[AttrSpec] = &[("axis", AttrKind::Int)];
 /// * `a`, `b` of one type, shapes equal but for the axis, which is a number in both; a quantized `a` ends on a block border
 ///
 /// Errors: `ir::contract`, `ir::dtype`.
+/// Source: `torch.cat`.
 pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     let (x, y) = (tensor(t, 0)?, tensor(t, 1)?);
     let axis = natural(a, "axis")? as usize;
@@ -48,4 +49,25 @@ pub fn eval(x: &[&Tensor], a: &Attrs, _: &Sizes) -> Vec<Tensor> {
         _ => panic!("one type was verified here"),
     };
     vec![Tensor { dtype: x[0].dtype, shape, data }]
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("concat", &["f32[T, 1] = 1 2", "f32[T, 2] = 3 4 5 6"], "axis = 1", &["f32[T, 3] = 1 3 4 2 5 6"]);
+        gives("concat", &["i32[1, 2] = 1 2", "i32[2, 2] = 3 4 5 6"], "axis = 0", &["i32[3, 2] = 1..7"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("concat", &["f32[T, 1]", "bf16[T, 2]"], "axis = 1", "ir::dtype", "different types");
+        rejects("concat", &["f32[T, 1]", "f32[S, 2]"], "axis = 1", "ir::contract", "differ besides axis 1");
+        rejects("concat", &["f32[T, 1]", "f32[T, 1]"], "axis = 0", "ir::contract", "not a number");
+        rejects("concat", &["f32[T, 1]", "f32[T, 1]"], "axis = 2", "ir::contract", "differ besides axis 2");
+        rejects("concat", &["fp8b128[100, 128]", "fp8b128[128, 128]"], "axis = 0", "ir::contract", "ends inside a quantization block");
+        rejects("concat", &["f32[18446744073709551615]", "f32[1]"], "axis = 0", "ir::contract", "beyond 2^64");
+    }
 }

@@ -104,3 +104,27 @@ pub fn eval(x: &[&Tensor], a: &Attrs, _: &Sizes) -> Vec<Tensor> {
     }
     vec![Tensor::float(x[0].dtype, &shape, values)]
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("einsum", &["f32[1, 2, 2] = 1 2 3 4", "f32[2, 2] = 1 1 1 -1"], r#"eq = "tnd,xd->tnx""#, &["f32[1, 2, 2] = 3 -1 7 -1"]);
+        gives("einsum", &["f32[1, 2, 2] = 1 2 3 4", "f32[2, 2, 1] = 1 10 100 1000"], r#"eq = "tnx,xnv->tnv""#, &["f32[1, 2, 1] = 201 4030"]);
+        // A letter of one operand alone may stay, as in an outer product.
+        gives("einsum", &["f32[2] = 1 2", "f32[2] = 3 4"], r#"eq = "a,b->ba""#, &["f32[2, 2] = 3 6 4 8"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("einsum", &["f32[T, 2]", "f32[3, 4]"], r#"eq = "tk,nk->tn""#, "ir::contract", "axis `k`: 2 and 4");
+        rejects("einsum", &["f32[T, 2]", "f32[3, 2]"], r#"eq = "tk,nj->tn""#, "ir::attribute", "only one operand has it");
+        rejects("einsum", &["f32[T, 2]", "f32[3, 2]"], r#"eq = "tk,nk->tnz""#, "ir::attribute", "output axis");
+        rejects("einsum", &["f32[T, 2]", "f32[3, 2]"], r#"eq = "tk-nk->tn""#, "ir::attribute", "malformed");
+        rejects("einsum", &["f32[T, 2]", "f32[3, 2]"], r#"eq = "tt,nk->tn""#, "ir::attribute", "malformed");
+        rejects("einsum", &["f32[T, 2]", "f32[3, 2]"], r#"eq = "t,nk->tn""#, "ir::rank", "operand 0 must have 1 axes");
+        rejects("einsum", &["f32[T, 2]", "bf16[3, 2]"], r#"eq = "tk,nk->tn""#, "ir::dtype", "one type");
+    }
+}

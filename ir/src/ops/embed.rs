@@ -25,3 +25,20 @@ pub(crate) fn rows_of(table: &Tensor, ids: &[i32]) -> Tensor {
     let w = table.width();
     table.gathered(&[ids.len(), w], |i| ids[i[0]] as usize * w + i[1])
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("embed", &["i32[T] = 2 0", "bf16[3, 2] = 0..6"], "", &["bf16[T, 2] = 4 5 0 1"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("embed", &["f32[T]", "f32[3, 2]"], "", "ir::dtype", "operand 0 must be i32");
+        rejects("embed", &["i32[T]", "fp8b128[3, 2]"], "", "ir::dtype", "operand 1 must be f32");
+        rejects("embed", &["i32[T, 1]", "f32[3, 2]"], "", "ir::rank", "operand 0 must have 1");
+    }
+}

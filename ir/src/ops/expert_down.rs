@@ -24,3 +24,19 @@ pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
     let y = expert_linear::routed(x[0], x[1], x[3], DType::F32);
     vec![combine::weighted(&y, x[2], x[0].dtype)]
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("expert_down", &["f32[1, 2, 2] = 1 2 3 4", "i32[1, 2] = 1 0", "f32[1, 2] = 10 1", "f32[2, 1, 2] = 1 0 0 1"], "", &["f32[1, 1] = 23"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("expert_down", &["f32[T, 2, 2]", "i32[T, 2]", "f32[T, 3]", "f32[2, 1, 2]"], "", "ir::contract", "slots: 3 and 2");
+        rejects("expert_down", &["f32[T, 2, 2]", "i32[T, 3]", "f32[T, 3]", "f32[2, 1, 2]"], "", "ir::contract", "slots: 2 and 3");
+    }
+}

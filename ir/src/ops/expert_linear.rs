@@ -41,3 +41,22 @@ pub(crate) fn routed(x: &Tensor, idx: &Tensor, w: &Tensor, dtype: DType) -> Tens
     }
     Tensor::float(dtype, &[idx.shape[0], slots, n], values)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("expert_linear", &["f32[T, 2] = 1 2 3 4", "i32[T, 2] = 0 1 1 1", "f32[2, 1, 2] = 1 0 0 1"], "", &["f32[T, 2, 1] = 1 2 4 4"]);
+        gives("expert_linear", &["f32[1, 2, 2] = 1 2 3 4", "i32[1, 2] = 1 0", "f32[2, 1, 2] = 1 0 0 1"], "", &["f32[1, 2, 1] = 2 3"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("expert_linear", &["f32[T, 2]", "i32[T, 2]", "f32[2, 1, 3]"], "", "ir::contract", "contracted sizes: 2 and 3");
+        rejects("expert_linear", &["f32[S, 2]", "i32[T, 2]", "f32[2, 1, 2]"], "", "ir::contract", "tokens: S and T");
+        rejects("expert_linear", &["f32[T, 3, 2]", "i32[T, 2]", "f32[2, 1, 2]"], "", "ir::contract", "slots: 3 and 2");
+        rejects("expert_linear", &["f32[2]", "i32[T, 2]", "f32[2, 1, 2]"], "", "ir::rank", "[T, K] or [T, k, K]");
+    }
+}

@@ -25,3 +25,19 @@ pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
     let (gate, up) = (project(x[2]), project(x[3]));
     vec![add::zip(&gate.map(silu::value), &up, |g, u| g * u).narrow(x[0].dtype)]
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("expert_swiglu", &["f32[1, 2] = 1 2", "i32[1, 2] = 1 0", "f32[2, 1, 2] = 1 0 0 -1", "f32[2, 1, 2] = 1 1 0 1"], "", &["f32[1, 2, 1] = -0.476811688 2.19317574"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("expert_swiglu", &["f32[T, 2, 2]", "i32[T, 2]", "f32[2, 1, 2]", "f32[2, 1, 2]"], "", "ir::rank", "operand 0");
+        rejects("expert_swiglu", &["f32[T, 2]", "i32[T, 2]", "f32[2, 1, 2]", "f32[3, 1, 2]"], "", "ir::contract", "differ");
+    }
+}

@@ -20,3 +20,19 @@ pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
     let (e, k) = (x[0].width(), x[1].width());
     vec![x[0].gathered(&x[1].shape, |i| i[0] * e + x[1].ints()[i[0] * k + i[1]] as usize)]
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("gather", &["f32[T, 3] = 0..6", "i32[T, 2] = 2 0 1 1"], "", &["f32[T, 2] = 2 0 4 4"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("gather", &["f32[T, 3]", "i32[S, 2]"], "", "ir::contract", "tokens: T and S");
+        rejects("gather", &["f32[T, 3]", "f32[T, 2]"], "", "ir::dtype", "must be i32");
+    }
+}

@@ -61,3 +61,26 @@ fn group_score(group: &[f32], by: &str) -> f32 {
     let top = top_k::best(group, if by == "max" { 1 } else { 2 });
     top.iter().map(|i| group[*i]).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("group_limit", &["f32[1, 6] = 5 0 3 3 4 -1"], "by = max, fill = zero, groups = 3, keep = 1", &["f32[1, 6] = 5 0 0 0 0 0"]);
+        gives("group_limit", &["f32[1, 6] = 5 0 3 3 4 -1"], "by = top2, fill = neg_inf, groups = 3, keep = 1", &["f32[1, 6] = -inf -inf 3 3 -inf -inf"]);
+        gives("group_limit", &["f32[1, 6] = 5 0 3 3 4 -1"], "by = top2, fill = neg_inf, groups = 3, keep = 2", &["f32[1, 6] = 5 0 3 3 -inf -inf"]);
+        // Ties: the lower group.
+        gives("group_limit", &["f32[1, 4] = 1 2 2 0"], "by = max, fill = zero, groups = 2, keep = 1", &["f32[1, 4] = 1 2 0 0"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("group_limit", &["f32[T, 6]"], "by = max, fill = zero, groups = 4, keep = 1", "ir::contract", "6 experts cannot be kept as 1 of 4");
+        rejects("group_limit", &["f32[T, 6]"], "by = max, fill = zero, groups = 3, keep = 4", "ir::contract", "4 of 3");
+        rejects("group_limit", &["f32[T, 6]"], "by = max, fill = zero, groups = 0, keep = 0", "ir::contract", "equal groups");
+        rejects("group_limit", &["f32[T, 6]"], "by = top2, fill = zero, groups = 6, keep = 1", "ir::contract", "no two largest");
+        rejects("group_limit", &["f32[T, 6]"], "by = mean, fill = zero, groups = 3, keep = 1", "ir::attribute", "found mean and zero");
+    }
+}

@@ -23,3 +23,19 @@ pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
     let values = (0..rows).flat_map(|r| (0..m).map(move |j| dot(x[0].row(r), x[1].row(r % heads * m + j)))).collect();
     vec![Tensor::float(x[0].dtype, &[x[0].shape[0], heads, m], values)]
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("head_linear", &["f32[1, 2, 2] = 1 2 3 4", "f32[2, 3, 2] = 1 0 0 1 1 1 1 0 0 1 1 -1"], "", &["f32[1, 2, 3] = 1 2 3 3 4 -1"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("head_linear", &["f32[T, 2, 2]", "f32[3, 3, 2]"], "", "ir::contract", "heads: 2 and 3");
+        rejects("head_linear", &["f32[T, 2, 2]", "f32[2, 3, 4]"], "", "ir::contract", "contracted sizes: 2 and 4");
+    }
+}

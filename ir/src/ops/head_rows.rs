@@ -10,6 +10,7 @@ pub const ATTRS: &[AttrSpec] = &[("heads", AttrKind::Int), ("len", AttrKind::Int
 /// * a quantized weight keeps its type if every head's range lies on block borders, else it is widened to f32, which is exact
 ///
 /// Errors: `ir::contract` if the rows do not divide or the range leaves a head.
+/// Source: `wkv_b.view(n_heads, -1, kv_lora_rank)[:, :qk_nope_head_dim]` of `attn_impl = "absorb"`.
 pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     let w = ranked(matrix(t, 0)?, 0, 2)?;
     let (heads, start, len) = (natural(a, "heads")?, natural(a, "start")?, natural(a, "len")?);
@@ -33,4 +34,24 @@ pub fn eval(x: &[&Tensor], a: &Attrs, _: &Sizes) -> Vec<Tensor> {
     let mut y = x[0].gathered(&[heads, len, k], |i| (i[0] * n + start + i[1]) * k + i[2]);
     y.dtype = kept(x[0].dtype, n as u64, start as u64, len as u64);
     vec![y]
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("head_rows", &["f32[6, 1] = 0..6"], "heads = 2, start = 1, len = 2", &["f32[2, 2, 1] = 1 2 4 5"]);
+        // Off the block border: widened.
+        gives("head_rows", &["fp8b128[4, 1] = 0..4"], "heads = 2, start = 1, len = 1", &["f32[2, 1, 1] = 1 3"]);
+        gives("head_rows", &["fp8b128[256, 1] = 0..256"], "heads = 1, start = 128, len = 128", &["fp8b128[1, 128, 1] = 128..256"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("head_rows", &["f32[6, 1]"], "heads = 4, start = 0, len = 1", "ir::contract", "4 heads");
+        rejects("head_rows", &["f32[6, 1]"], "heads = 2, start = 2, len = 2", "ir::contract", "no rows 2..2+2");
+        rejects("head_rows", &["f32[6, 1]"], "heads = 0, start = 0, len = 1", "ir::contract", "0 heads");
+    }
 }

@@ -32,3 +32,25 @@ pub(crate) fn product(x: &Tensor, w: &Tensor, dtype: DType) -> Tensor {
     let values = (0..x.rows()).flat_map(|r| (0..n).map(move |j| dot(x.row(r), w.row(j)))).collect();
     Tensor::float(dtype, &shape, values)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("linear", &["f32[T, 3] = 1..7", "f32[2, 3] = 1 0 -1 2 2 2"], "", &["f32[T, 2] = -2 12 -2 30"]);
+        // 257 is no bf16: one rounding, after the sum.
+        gives("linear", &["bf16[1, 2] = 256 1", "f32[1, 2] = 1 1"], "", &["bf16[1, 1] = 256"]);
+        gives("linear", &["f32[T, 1, 2] = 1 2 3 4", "fp8b128[1, 2] = 0.5 1"], "", &["f32[T, 1, 1] = 2.5 5.5"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("linear", &["f32[T, 3]", "f32[2, 4]"], "", "ir::contract", "k = 3 in f32[T, 3], k = 4 in f32[2, 4]");
+        rejects("linear", &["i32[T, 3]", "f32[2, 3]"], "", "ir::dtype", "operand 0");
+        rejects("linear", &["fp8r128[T, 3]", "f32[2, 3]"], "", "ir::dtype", "operand 0");
+        rejects("linear", &["f32[T, 3]", "f32[1, 2, 3]"], "", "ir::rank", "operand 1 must have 2 axes");
+        rejects("linear", &["f32[]", "f32[2, 3]"], "", "ir::rank", "operand 0 must have an axis");
+    }
+}

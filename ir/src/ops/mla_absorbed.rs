@@ -54,3 +54,21 @@ pub(crate) fn probabilities(
     let masked = causal_mask::eval(&[&scores, mask[0], mask[1], mask[2]], a, sizes).remove(0);
     softmax::eval(&[&masked], a, sizes).remove(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        // Token 0 sees rows (1, 2), (3, -1) of page 1, token 1 the row (5, 1) of page 0; the rows of 9 are hidden.
+        gives("mla_absorbed", &["f32[T, 1, 1] = 0.5 1", "f32[T, 1, 1] = 1 1", "paged f32[2] = 5 1 9*126 1 2 3 -1 9*124", "i32[T] = 1 0", "i32[T] = 0 1", "i32[P] = 1 0", "i32[S+1] = 0 1 2"], "scale = 0.5", &["f32[T, 1, 1] = 1.53788284 5"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("mla_absorbed", &["f32[T, 2, 4]", "f32[T, 2, 2]", "paged f32[7]", "i32[T]", "i32[T]", "i32[P]", "i32[S+1]"], "scale = 1", "ir::contract", "cache row width: 6 and 7");
+        rejects("mla_absorbed", &["f32[T, 2, 4]", "f32[T, 3, 2]", "paged f32[6]", "i32[T]", "i32[T]", "i32[P]", "i32[S+1]"], "scale = 1", "ir::contract", "heads: 2 and 3");
+        rejects("mla_absorbed", &["f32[T, 2, 4]", "f32[T, 2, 2]", "paged bf16[6]", "i32[T]", "i32[T]", "i32[P]", "i32[S+1]"], "scale = 1", "ir::dtype", "one type");
+    }
+}

@@ -37,3 +37,23 @@ pub fn eval(x: &[&Tensor], a: &Attrs, sizes: &Sizes) -> Vec<Tensor> {
     let p = mla_absorbed::probabilities((x[0], x[2], "tnd,xnd->tnx"), (x[1], x[4], "tnr,xr->tnx"), [x[5], x[6], x[7]], a, sizes);
     vec![mla_absorbed::contract(&p, x[3], "tnx,xnv->tnv", sizes).narrow(x[0].dtype)]
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        // The same rows with k = c and v = 2 c.
+        gives("mla_expanded", &["f32[T, 1, 1] = 0.5 1", "f32[T, 1, 1] = 1 1", "f32[64*P, 1, 1] = 1 3 9*62 5 9*63", "f32[64*P, 1, 1] = 2 6 9*62 10 9*63", "f32[64*P, 1] = 2 -1 9*62 1 9*63", "i32[T] = 1 0", "i32[T] = 0 1", "i32[S+1] = 0 1 2"], "scale = 0.5", &["f32[T, 1, 1] = 3.07576569 10"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("mla_expanded", &["f32[T, 2, 4]", "f32[T, 2, 2]", "f32[64*P, 2, 5]", "f32[64*P, 2, 3]", "f32[64*P, 2]", "i32[T]", "i32[T]", "i32[S+1]"], "scale = 1", "ir::contract", "key width: 4 and 5");
+        rejects("mla_expanded", &["f32[T, 2, 4]", "f32[T, 2, 2]", "f32[64*P, 2, 4]", "f32[P, 2, 3]", "f32[64*P, 2]", "i32[T]", "i32[T]", "i32[S+1]"], "scale = 1", "ir::contract", "context of v: 64*P and P");
+        rejects("mla_expanded", &["f32[T, 2, 4]", "f32[T, 2, 2]", "f32[64*P, 2, 4]", "f32[64*P, 2, 3]", "f32[64*P, 3]", "i32[T]", "i32[T]", "i32[S+1]"], "scale = 1", "ir::contract", "rotated width: 2 and 3");
+        rejects("mla_expanded", &["f32[T, 2, 4]", "f32[T, 2, 2]", "f32[64*P, 2, 4]", "f32[64*P, 3, 3]", "f32[64*P, 2]", "i32[T]", "i32[T]", "i32[S+1]"], "scale = 1", "ir::contract", "heads of v: 2 and 3");
+        rejects("mla_expanded", &["f32[T, 2, 4]", "f32[T, 2, 2]", "f32[64*P, 2, 4]", "bf16[64*P, 2, 3]", "f32[64*P, 2]", "i32[T]", "i32[T]", "i32[S+1]"], "scale = 1", "ir::dtype", "must have the type of");
+    }
+}

@@ -297,3 +297,8 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     }
     ((sums[0] + sums[1]) + (sums[2] + sums[3]) + tail) as f32
 }
+
+#[cfg(test)]
+pub(crate) mod cases;
+#[cfg(test)]
+mod properties;

@@ -19,3 +19,18 @@ pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
 pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
     vec![add::zip(x[0], x[1], |a, b| a * b)]
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("mul", &["f32[T, 2] = 1 2 3 4", "f32[2] = 10 -1"], "", &["f32[T, 2] = 10 -2 30 -4"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("mul", &["f32[2]", "f32[T, 2]"], "", "ir::contract", "mul: the shape of f32[T, 2]");
+    }
+}

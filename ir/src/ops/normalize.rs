@@ -8,6 +8,7 @@ pub const ATTRS: &[AttrSpec] = &[("eps", AttrKind::Float)];
 ///
 /// * `x` float `[T, k]`      * `eps` dimensionless, 1e-20 in V3      * result: type of `x`
 ///
+/// Errors: `ir::rank`, `ir::dtype`.
 /// Source: `norm_topk_prob`.
 pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     finite(a, "eps")?;
@@ -25,4 +26,20 @@ pub(crate) fn normalized(x: &Tensor, eps: f64) -> Tensor {
         values.extend(x.row(r).iter().map(|v| (f64::from(*v) / sum) as f32));
     }
     Tensor::float(x.dtype, &x.shape, values)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("normalize", &["f32[T, 2] = 1 3 0 0"], "eps = 1e-20", &["f32[T, 2] = 0.25 0.75 0 0"]);
+        gives("normalize", &["f32[1, 2] = 1 2"], "eps = 1", &["f32[1, 2] = 0.25 0.5"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("normalize", &["f32[2]"], "eps = 0", "ir::rank", "2 axes");
+    }
 }

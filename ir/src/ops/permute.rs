@@ -10,6 +10,7 @@ pub const ATTRS: &[AttrSpec] = &[("axes", AttrKind::Ints)];
 /// * `x` any tensor; of a quantized one the last two axes stay the last two, and their blocks turn with them
 ///
 /// Errors: `ir::attribute` if `axes` is no permutation.
+/// Source: `torch.permute`.
 pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     let x = tensor(t, 0)?;
     let axes = axes_of(a, x.rank()).ok_or_else(|| TypeError::new("ir::attribute", format!("permute: `axes` is no permutation of the axes of {x}")))?;
@@ -43,4 +44,23 @@ pub fn eval(x: &[&Tensor], a: &Attrs, _: &Sizes) -> Vec<Tensor> {
         y.dtype = DType::Quant(Quant { block: [q.block[1], q.block[0]], ..q });
     }
     vec![y]
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("permute", &["f32[2, 1, 3] = 0..6"], "axes = [2, 0, 1]", &["f32[3, 2, 1] = 0 3 1 4 2 5"]);
+        gives("permute", &["fp8r128[1, 2, 2] = 1 2 3 4"], "axes = [0, 2, 1]", &["quant<e4m3, f32, 128x1>[1, 2, 2] = 1 3 2 4"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("permute", &["f32[2, 3]"], "axes = [0, 0]", "ir::attribute", "no permutation");
+        rejects("permute", &["f32[2, 3]"], "axes = [0]", "ir::attribute", "no permutation");
+        rejects("permute", &["f32[2, 3]"], "axes = [0, -1]", "ir::attribute", "no permutation");
+        rejects("permute", &["fp8b128[2, 3, 4]"], "axes = [1, 0, 2]", "ir::contract", "blocks lie over the last two axes");
+    }
 }

@@ -10,6 +10,7 @@ pub const ATTRS: &[AttrSpec] = &[];
 /// * `state` paged, width D      * `pages` i32 `[P]`      * result: the state's type `[64 P, D]`
 /// * rows past a sequence's end hold anything finite; [`super::causal_mask`] hides them
 ///
+/// Errors: `ir::dtype`, `ir::contract` if the state is not paged.
 /// Source: the context axis of attention.
 pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
     let (s, pages) = (write::paged(t, 0)?, index(t, 1, 1)?);
@@ -26,4 +27,20 @@ pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
     let (w, page) = (x[0].width(), PAGE_TOKENS as usize);
     let pages = x[1].ints();
     vec![x[0].gathered(&[pages.len() * page, w], |i| (pages[i[0] / page] as usize * page + i[0] % page) * w + i[1])]
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("read", &["paged f32[1] = 0..192", "i32[P] = 2 0"], "", &["f32[64*P, 1] = 128..192 0..64"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("read", &["f32[T, 1]", "i32[P]"], "", "ir::dtype", "must be a state");
+        rejects("read", &["paged f32[1]", "i32[P, 1]"], "", "ir::rank", "operand 1");
+    }
 }

@@ -36,3 +36,24 @@ pub fn eval(x: &[&Tensor], a: &Attrs, sizes: &Sizes) -> Vec<Tensor> {
     let shape = a.shape("shape").expect("the type rule checked this attribute");
     vec![Tensor { shape: shape.iter().map(|d| d.eval(sizes) as usize).collect(), ..x[0].clone() }]
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("reshape", &["f32[T, 4] = 0..8"], "shape = [T, 2, 2]", &["f32[T, 2, 2] = 0..8"]);
+        gives("reshape", &["i32[2, 3] = 0..6"], "shape = [6]", &["i32[6] = 0..6"]);
+        gives("reshape", &["int8r[4, 2] = 0..8"], "shape = [2, 2, 2]", &["int8r[2, 2, 2] = 0..8"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("reshape", &["f32[T, 4]"], "shape = [T, 5]", "ir::contract", "f32[T, 4] and f32[T, 5]");
+        rejects("reshape", &["f32[T, 4]"], "shape = [S, 4]", "ir::contract", "different numbers");
+        // Rows of blocks stay together.
+        rejects("reshape", &["fp8b128[512, 128]"], "shape = [8, 64, 128]", "ir::contract", "quantization block");
+        rejects("reshape", &["fp8b128[512, 128]"], "shape = [512, 2, 64]", "ir::contract", "quantization block");
+    }
+}

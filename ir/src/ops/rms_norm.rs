@@ -32,3 +32,21 @@ pub(crate) fn normalized(x: &Tensor, gain: &Tensor, eps: f64, dtype: DType) -> T
     }
     Tensor::float(dtype, &x.shape, values)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("rms_norm", &["f32[T, 2] = 3 4 0.5 -0.5", "f32[2] = 1 2"], "eps = 0.01", &["f32[T, 2] = 0.84818893 2.26183715 0.980580676 -1.96116135"]);
+        // A row of zeros is held by eps.
+        gives("rms_norm", &["f32[1, 2] = 0 0", "bf16[2] = 1 1"], "eps = 1e-6", &["f32[1, 2] = 0 0"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("rms_norm", &["f32[T, 2]", "f32[3]"], "eps = 1e-6", "ir::contract", "gain: 2 and 3");
+        rejects("rms_norm", &["f32[T, 2]", "f32[1, 2]"], "eps = 1e-6", "ir::rank", "operand 1");
+    }
+}

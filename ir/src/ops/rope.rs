@@ -18,7 +18,7 @@ pub const ATTRS: &[AttrSpec] = &[
 /// * `x` float `[T, .., D]`, D even      * `pos` i32 `[T]`      * result: type of `x`
 /// * `f_i` in radians a token: [`frequencies`]
 ///
-/// Errors: `ir::contract` for an odd D or another T.
+/// Errors: `ir::contract` for an odd D or another T, `ir::attribute` for a base or factor that gives no frequencies.
 /// Source: DeepSeek-V3 `inference/model.py`, `apply_rotary_emb`, `precompute_freqs_cis`.
 pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     let (x, pos) = (float(t, 0)?, index(t, 1, 1)?);
@@ -30,10 +30,19 @@ pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
         Some(d) if d % 2 == 0 => {}
         _ => return Err(TypeError::contract(format!("rope: the last axis of {x} must be an even number"))),
     }
-    for (name, _) in ATTRS {
-        finite(a, name)?;
-    }
+    check(a)?;
     Ok(vec![Type::Tensor(x.clone())])
+}
+
+/// All attributes are finite, all but `attn_factor` positive, and `theta` is above 1.
+pub(crate) fn check(a: &Attrs) -> Result<(), TypeError> {
+    for (name, _) in ATTRS {
+        let (x, least) = (finite(a, name)?, if *name == "theta" { 1.0 } else { 0.0 });
+        if *name != "attn_factor" && x <= least {
+            return Err(TypeError::new("ir::attribute", format!("rope: `{name}` must be above {least}, found {x}")));
+        }
+    }
+    Ok(())
 }
 
 /// Angles per token of the `width / 2` pairs, in radians, by YaRN.
@@ -77,4 +86,24 @@ pub fn eval(x: &[&Tensor], a: &Attrs, _: &Sizes) -> Vec<Tensor> {
         }
     }
     vec![Tensor::float(x[0].dtype, &x[0].shape, values)]
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("rope", &["f32[T, 4] = 1 0 0 1 1 2 3 4", "i32[T] = 0 7"], "attn_factor = 1, beta_fast = 32, beta_slow = 1, factor = 1, original = 64, theta = 10000", &["f32[T, 4] = 1 0 0 1 -0.560070943 2.16479111 2.71288161 4.20003254"]);
+        // YaRN, heads between tokens and pairs.
+        gives("rope", &["f32[1, 2, 6] = 1 2 3 4 5 6 1 1 1 1 1 1", "i32[1] = 100"], "attn_factor = 1.5, beta_fast = 32, beta_slow = 1, factor = 40, original = 64, theta = 10000", &["f32[1, 2, 6] = 2.81257523 1.82740816 3.77506037 6.48065731 7.45141667 9.04026491 2.05302677 0.533929847 1.3162432 1.66358163 1.49189915 1.50805733"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("rope", &["f32[T, 3]", "i32[T]"], "attn_factor = 1, beta_fast = 32, beta_slow = 1, factor = 1, original = 64, theta = 10000", "ir::contract", "even");
+        rejects("rope", &["f32[T, 4]", "i32[S]"], "attn_factor = 1, beta_fast = 32, beta_slow = 1, factor = 1, original = 64, theta = 10000", "ir::contract", "tokens: T and S");
+        rejects("rope", &["f32[T, 4]", "i32[T]"], "attn_factor = 1, beta_fast = 32, beta_slow = 1, factor = 0, original = 64, theta = 10000", "ir::attribute", "`factor` must be above 0");
+        rejects("rope", &["f32[T]", "i32[T]"], "attn_factor = 1, beta_fast = 32, beta_slow = 1, factor = 1, original = 64, theta = 10000", "ir::rank", "2 or more axes");
+    }
 }

@@ -56,3 +56,24 @@ pub fn eval(x: &[&Tensor], a: &Attrs, sizes: &Sizes) -> Vec<Tensor> {
     let scale = float_of(a, "scale") as f32;
     vec![choice, weights.map(|w| w * scale)]
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("route", &["f32[1, 1] = 1", "f32[4, 1] = 1 -1 2 0", "f32[4] = 0 5 0 0"], "by = max, eps = 1e-20, fill = neg_inf, groups = 1, k = 2, keep = 1, normalize = 1, scale = 2.5, scoring = sigmoid", &["i32[1, 2] = 1 2", "f32[1, 2] = 0.58478824 1.91521176"]);
+        // Without a bias and normalisation, groups limited: the second group alone.
+        gives("route", &["f32[1, 1] = 1", "f32[4, 1] = 1 -1 2 0"], "by = max, eps = 0, fill = zero, groups = 2, k = 2, keep = 1, normalize = 0, scale = 1, scoring = softmax", &["i32[1, 2] = 2 3", "f32[1, 2] = 0.64391426 0.0871443187"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("route", &["f32[T, 1]", "f32[4, 2]"], "by = max, eps = 0, fill = zero, groups = 2, k = 2, keep = 1, normalize = 0, scale = 1, scoring = softmax", "ir::contract", "contracted sizes: 1 and 2");
+        rejects("route", &["f32[T, 1]", "f32[4, 1]", "f32[3]"], "by = max, eps = 0, fill = zero, groups = 2, k = 2, keep = 1, normalize = 0, scale = 1, scoring = softmax", "ir::contract", "bias: 3 and 4");
+        rejects("route", &["f32[T, 1]", "f32[4, 1]"], "by = max, eps = 0, fill = zero, groups = 2, k = 2, keep = 1, normalize = 0, scale = 1, scoring = relu", "ir::attribute", "found relu");
+        rejects("route", &["f32[T, 1]", "f32[4, 1]"], "by = max, eps = 0, fill = zero, groups = 2, k = 2, keep = 1, normalize = 2, scale = 1, scoring = softmax", "ir::contract", "cannot choose 2");
+        rejects("route", &["f32[T, 1]", "f32[1, 1]"], "by = max, eps = 0, fill = zero, groups = 1, k = 2, keep = 1, normalize = 0, scale = 1, scoring = softmax", "ir::contract", "cannot choose 2");
+    }
+}

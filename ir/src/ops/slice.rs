@@ -9,6 +9,7 @@ pub const ATTRS: &[AttrSpec] = &[("axis", AttrKind::Int), ("len", AttrKind::Int)
 /// * `x` any tensor; a quantized one is cut on block borders only      * the axis is a number, not a symbol
 ///
 /// Errors: `ir::contract` if the range leaves the axis or cuts a block.
+/// Source: `torch.split`.
 pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     let x = tensor(t, 0)?;
     let (axis, start, len) = (natural(a, "axis")? as usize, natural(a, "start")?, natural(a, "len")?);
@@ -45,4 +46,27 @@ pub fn eval(x: &[&Tensor], a: &Attrs, _: &Sizes) -> Vec<Tensor> {
     vec![x[0].gathered(&shape, |index| {
         index.iter().enumerate().fold(0, |n, (i, v)| n * from[i] + v + if i == axis { start } else { 0 })
     })]
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("slice", &["f32[T, 3] = 0..6"], "axis = 1, start = 1, len = 2", &["f32[T, 2] = 1 2 4 5"]);
+        gives("slice", &["i32[3, 2] = 0..6"], "axis = 0, start = 2, len = 1", &["i32[1, 2] = 4 5"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("slice", &["f32[T, 3]"], "axis = 1, start = 2, len = 2", "ir::contract", "leaves axis 1");
+        rejects("slice", &["f32[T, 3]"], "axis = 1, start = 9223372036854775807, len = 9223372036854775807", "ir::contract", "leaves axis 1");
+        rejects("slice", &["f32[T, 3]"], "axis = 0, start = 0, len = 1", "ir::contract", "no axis 0 of known length");
+        rejects("slice", &["f32[T, 3]"], "axis = 2, start = 0, len = 1", "ir::contract", "no axis 2");
+        rejects("slice", &["f32[T, 3]"], "axis = -1, start = 0, len = 1", "ir::attribute", "must not be negative");
+        rejects("slice", &["f32[T, 3]"], "axis = 1, start = 0, len = 0", "ir::contract", "leaves");
+        rejects("slice", &["fp8b128[256, 256]"], "axis = 0, start = 0, len = 64", "ir::contract", "cuts a quantization block");
+        rejects("slice", &["int8r[4, 256]"], "axis = 1, start = 128, len = 128", "ir::contract", "cuts a quantization block");
+    }
 }

@@ -8,6 +8,7 @@ pub const ATTRS: &[AttrSpec] = &[];
 ///
 /// * `x` float, -inf allowed but not everywhere in a row      * result: type of `x`, computed in f32
 ///
+/// Errors: `ir::dtype`, `ir::rank` for a scalar.
 /// Source: attention, `scoring_func: softmax`.
 pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
     let x = float(t, 0)?;
@@ -25,4 +26,19 @@ pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
         values.extend(exps.iter().map(|e| (f64::from(*e) / sum) as f32));
     }
     vec![Tensor::float(x[0].dtype, &x[0].shape, values)]
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("softmax", &["f32[T, 3] = 1 2 3 1000 1000 -inf"], "", &["f32[T, 3] = 0.0900305732 0.244728471 0.665240956 0.5 0.5 0"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("softmax", &["f32[]"], "", "ir::rank", "operand 0 must have an axis");
+    }
 }

@@ -23,3 +23,20 @@ pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
     let (gate, up) = (linear::product(x[0], x[1], DType::F32), linear::product(x[0], x[2], DType::F32));
     vec![add::zip(&gate.map(silu::value), &up, |g, u| g * u).narrow(x[0].dtype)]
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("swiglu", &["f32[1, 2] = 1 2", "f32[2, 2] = 1 0 0 -1", "f32[2, 2] = 1 1 0 1"], "", &["f32[1, 2] = 2.19317574 -0.476811688"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("swiglu", &["f32[T, 2]", "f32[2, 2]", "f32[3, 2]"], "", "ir::contract", "gate f32[2, 2] and up f32[3, 2] differ");
+        rejects("swiglu", &["f32[T, 2]", "f32[2, 2]", "bf16[2, 2]"], "", "ir::contract", "differ");
+        rejects("swiglu", &["f32[T, 3]", "f32[2, 2]", "f32[2, 2]"], "", "ir::contract", "contracted sizes: 3 and 2");
+    }
+}

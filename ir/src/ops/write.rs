@@ -61,3 +61,23 @@ pub(crate) fn written(state: &Tensor, row: &Tensor, slots: &[usize]) -> Tensor {
     }
     next
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        // Position 1 is row 1 of page 1, position 65 row 1 of page 0.
+        gives("write", &["paged f32[1] = 0..128", "f32[T, 1] = -1 -2", "i32[T] = 1 65", "i32[T] = 0 0", "i32[P] = 1 0", "i32[S+1] = 0 2 2"], "", &["paged f32[1] = 0 -2 2..65 -1 66..128"]);
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("write", &["paged f32[2]", "f32[T, 1]", "i32[T]", "i32[T]", "i32[P]", "i32[S+1]"], "", "ir::contract", "row width: 1 and 2");
+        rejects("write", &["paged bf16[1]", "f32[T, 1]", "i32[T]", "i32[T]", "i32[P]", "i32[S+1]"], "", "ir::dtype", "does not fit");
+        rejects("write", &["window 4 f32[1]", "f32[T, 1]", "i32[T]", "i32[T]", "i32[P]", "i32[S+1]"], "", "ir::contract", "must be a paged state");
+        rejects("write", &["f32[T, 1]", "f32[T, 1]", "i32[T]", "i32[T]", "i32[P]", "i32[S+1]"], "", "ir::dtype", "must be a state");
+        rejects("write", &["paged f32[1]", "f32[T, 1]", "i32[S]", "i32[T]", "i32[P]", "i32[S+1]"], "", "ir::contract", "tokens of `pos`: S and T");
+    }
+}
