@@ -1,0 +1,44 @@
+//! One file a kernel family; [`lower`] is the table.
+
+mod attention_plain;
+mod chain;
+mod copy;
+mod einsum;
+mod embed;
+mod gemm;
+mod linear;
+mod norm;
+mod packed;
+mod pointwise;
+mod ranking;
+mod reduce;
+mod rope;
+mod rope_cache;
+mod route;
+mod tile;
+mod walk;
+
+use super::abi::Kernel;
+use crate::EmitError;
+use deepfuse_ir::Family;
+
+/// Writes the kernel's code; the number of its phases.
+pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
+    match k.spec.family {
+        Family::Linear => linear::lower(k),
+        Family::Norm => bare(k, norm::lower),
+        Family::RopeCache => bare(k, rope_cache::lower),
+        Family::Embed => bare(k, embed::lower),
+        Family::Route => bare(k, route::lower),
+        Family::Pointwise => bare(k, pointwise::lower),
+        _ => Err(k.unsupported("no kernel yet")),
+    }
+}
+
+/// A kernel that takes no chains.
+fn bare(k: &Kernel<'_>, lower: impl FnOnce(&Kernel<'_>) -> Result<u32, EmitError>) -> Result<u32, EmitError> {
+    if k.spec.prologue.is_empty() && k.spec.epilogue.is_empty() {
+        return lower(k);
+    }
+    Err(k.unsupported("a chain around a kernel that takes none"))
+}

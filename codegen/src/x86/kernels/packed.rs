@@ -1,0 +1,109 @@
+//! Packed matrices as the GEMM kernels see them.
+
+use crate::EmitError;
+use crate::dsl::*;
+use crate::pack;
+use crate::x86::abi::Kernel;
+use deepfuse_ir::{DType, Dim, Layout, Quant};
+
+/// Stored element of a packed matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    F32,
+    Bf16,
+    F16,
+    /// e4m3 codes with f32 scales of 128x128 blocks.
+    Fp8,
+}
+
+impl Weight {
+    /// Bytes of one pair of the contracted axis for 16 columns.
+    pub fn line_bytes(self) -> u64 {
+        match self {
+            Self::F32 => 128,
+            Self::Bf16 | Self::F16 => 64,
+            Self::Fp8 => 32,
+        }
+    }
+
+    pub fn bytes(self) -> u64 {
+        self.line_bytes() / 32
+    }
+
+    pub fn of(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F32 => Some(Self::F32),
+            DType::Bf16 => Some(Self::Bf16),
+            DType::F16 => Some(Self::F16),
+            DType::Quant(Quant::FP8_B128) => Some(Self::Fp8),
+            DType::I32 | DType::U32 | DType::Quant(_) => None,
+        }
+    }
+}
+
+/// A matrix `[N, K]` in `Layout::Vnni`, or one of several.
+#[derive(Clone, Copy)]
+pub struct Packed<'a> {
+    base: Val<'a>,
+    pub weight: Weight,
+    pub n: u64,
+    pub k: u64,
+}
+
+/// 16 columns of a packed matrix.
+#[derive(Clone, Copy)]
+pub struct Panel<'a> {
+    pub lines: Val<'a>,
+    /// f32 scales of the 128-blocks along K, for fp8.
+    pub scales: Val<'a>,
+    pub weight: Weight,
+}
+
+impl<'a> Packed<'a> {
+    /// Operand `i`: `[N, K]`, or `[count, N, K]` of which [`Packed::matrix`] picks one.
+    pub fn operand(k: &Kernel<'a>, i: usize) -> Result<Self, EmitError> {
+        let (operand, t) = (k.operand(i)?, k.tensor_type(i)?);
+        if operand.layout != Layout::Vnni {
+            return Err(k.unsupported(format!("operand {i}, {t}, must be packed")));
+        }
+        let weight = Weight::of(t.dtype).ok_or_else(|| k.unsupported(format!("no kernel for {} matrices", t.dtype)))?;
+        let shape: Option<Vec<u64>> = t.shape.iter().map(Dim::as_fixed).collect();
+        match shape.as_deref() {
+            Some([.., n, depth]) => Ok(Self { base: k.input_ptr(i), weight, n: *n, k: *depth }),
+            _ => Err(k.unsupported(format!("operand {i}, {t}, must be a matrix of known size"))),
+        }
+    }
+
+    /// Number of panels.
+    pub fn panels(&self) -> u64 {
+        self.n.div_ceil(16)
+    }
+
+    fn panel_bytes(&self) -> u64 {
+        pack::panel_bytes(self.k as usize, self.weight.bytes() as usize) as u64
+    }
+
+    fn scales_at(&self) -> u64 {
+        (self.panels() * self.panel_bytes()).next_multiple_of(64)
+    }
+
+    /// Bytes from one matrix of a stack to the next.
+    pub fn matrix_bytes(&self) -> u64 {
+        let scales = if self.weight == Weight::Fp8 { self.n.div_ceil(128) * self.k.div_ceil(128) } else { 0 };
+        pack::matrix_bytes(self.n as usize, self.k as usize, self.weight.bytes() as usize, scales as usize) as u64
+    }
+
+    /// Matrix number `index` of a stack.
+    pub fn matrix(self, index: Val<'a>) -> Self {
+        Self { base: self.base.at(index * self.matrix_bytes()), ..self }
+    }
+
+    pub fn panel(&self, index: Val<'a>) -> Panel<'a> {
+        let lines = self.base.at(index * self.panel_bytes());
+        let scales = match self.weight {
+            Weight::Fp8 => self.base.plus(self.scales_at()).at((index / 8i64) * (4 * self.k.div_ceil(128))),
+            _ => lines,
+        };
+        Panel { lines, scales, weight: self.weight }
+    }
+}

@@ -1,0 +1,236 @@
+//! The register tile that all GEMM kernels share: a few rows of activations times a few panels of packed weights.
+//!
+//!     acc[r][p][lane] = sum_k a[r, k] * w[16 p + lane, k]        f32 accumulators, k ascending
+//!
+//! * `Dot`: bf16 activations and weights on a CPU with `vdpbf16ps`: one instruction a line (16 columns x 2 k)
+//! * `Wide`: everything else; weights and activations are widened to f32 in registers, products are f32 FMAs.
+//!   fp8 codes become `code * scale` first, so the product is that of the dequantized matrix.
+//!
+//! The order of the sum depends on the number of rows of the tile only, never on the number of panels: results do not change
+//! when panels are dealt out to workers in another way.
+
+use super::packed::{Panel, Weight};
+use crate::dsl::*;
+use crate::math;
+use crate::mem::{Mem, Store};
+
+/// How products are formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Dot,
+    Wide,
+}
+
+impl Mode {
+    pub fn of(caps: Caps, activation: Store, weight: Weight) -> Self {
+        if caps.dot_bf16 && activation == Store::Bf16 && weight == Weight::Bf16 { Self::Dot } else { Self::Wide }
+    }
+}
+
+/// Rows of activations, `stride` elements apart.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    pub mem: Mem<'a>,
+    pub stride: u64,
+}
+
+impl<'a> Rows<'a> {
+    pub fn from_row(self, row: Val<'a>) -> Self {
+        Self { mem: self.mem.at(row * self.stride), ..self }
+    }
+}
+
+/// A tile to compute.
+pub struct Tile<'a, 'b> {
+    pub f: &'a Fx,
+    pub mode: Mode,
+    /// Rows of the tile, a few.
+    pub count: u32,
+    pub rows: Rows<'a>,
+    pub panels: &'b [Panel<'a>],
+    /// Length of the contracted axis.
+    pub k: u64,
+    /// Bytes that weights are prefetched ahead; 0 for none.
+    pub prefetch: u64,
+}
+
+/// f32 lanes of one panel's 16 columns while they are summed up: one vector, or two with even and odd k side by side.
+type Acc<'a> = Vec<Var<'a>>;
+
+impl<'a> Tile<'a, '_> {
+    /// The sums, `[panel][row]`.
+    pub fn sums(&self) -> Vec<Vec<Val<'a>>> {
+        let chains = self.chains();
+        let zero = self.f.zero(V16);
+        let parts = if self.split() { 2 } else { 1 };
+        let acc: Vec<Vec<Acc<'a>>> = (0..chains * self.count)
+            .map(|_| self.panels.iter().map(|_| (0..parts).map(|_| self.f.var(zero)).collect()).collect())
+            .collect();
+        self.walk(&acc);
+        let total = |row: u32, p: usize| {
+            let chain = |c: u32| self.join(&acc[(c * self.count + row) as usize][p]);
+            (1..chains).fold(chain(0), |sum, c| sum + chain(c))
+        };
+        (0..self.panels.len()).map(|p| (0..self.count).map(|r| total(r, p)).collect()).collect()
+    }
+
+    /// Independent sums per element, so that one row alone does not wait for its own additions.
+    fn chains(&self) -> u32 {
+        match self.count {
+            1 => 4,
+            2 => 2,
+            _ => 1,
+        }
+    }
+
+    /// f32 lines hold 8 columns x 2 k a vector; they are used as they lie and joined at the end.
+    fn split(&self) -> bool {
+        self.panels[0].weight == Weight::F32
+    }
+
+    fn join(&self, acc: &Acc<'a>) -> Val<'a> {
+        if !self.split() {
+            return acc[0].get();
+        }
+        let (low, high) = (acc[0].get(), acc[1].get());
+        let pick = |odd: u32| -> Vec<u32> { (0..16).map(|i| 2 * i + odd).collect() };
+        low.shuffle(high, &pick(0)) + low.shuffle(high, &pick(1))
+    }
+
+    /// All of K: in blocks of one scale for fp8, at once otherwise.
+    fn walk(&self, acc: &[Vec<Acc<'a>>]) {
+        let f = self.f;
+        if self.panels[0].weight != Weight::Fp8 {
+            return self.pairs(f.i(0), self.k, &[], acc);
+        }
+        let scales = |block: Val<'a>| -> Vec<Val<'a>> {
+            // 256: see `from_e4m3_scaled`.
+            let one = |p: &Panel<'a>| (p.scales.at(block * 4i64).load(F32, 4) * 256.0).splat(16);
+            self.panels.iter().map(one).collect()
+        };
+        f.count(self.k / 128, |block| self.pairs(block * 64i64, 128, &scales(block), acc));
+        if self.k % 128 != 0 {
+            self.pairs(f.i(self.k / 128 * 64), self.k % 128, &scales(f.i(self.k / 128)), acc);
+        }
+    }
+
+    /// `length` elements of K from pair `first` on.
+    fn pairs(&self, first: Val<'a>, length: u64, scales: &[Val<'a>], acc: &[Vec<Acc<'a>>]) {
+        let (pairs, step) = (length / 2, self.unroll());
+        let main = pairs / step * step;
+        let run = |pair: Val<'a>, n: u64| {
+            self.fetch_ahead(pair, n);
+            for i in 0..n {
+                self.step(pair + i, i, true, scales, acc);
+            }
+        };
+        if main > 0 {
+            self.f.range(first, first + main, step as i64, |pair| run(pair, step));
+        }
+        run(first + main, pairs - main);
+        if length % 2 == 1 {
+            self.step(first + pairs, 0, false, scales, acc);
+        }
+    }
+
+    /// Pairs of one loop iteration: a multiple of the chains, fewer where the tile is already long.
+    fn unroll(&self) -> u64 {
+        match (self.count as usize * self.panels.len(), self.mode) {
+            (0..=4, _) => 8,
+            (5..=16, Mode::Dot) => 4,
+            _ => 2,
+        }
+    }
+
+    fn fetch_ahead(&self, pair: Val<'a>, pairs: u64) {
+        if self.prefetch == 0 {
+            return;
+        }
+        for p in self.panels {
+            let bytes = p.weight.line_bytes();
+            let start = p.lines.at(pair * bytes).plus(self.prefetch);
+            for line in (0..bytes * pairs).step_by(64) {
+                self.f.prefetch(start.plus(line), 3);
+            }
+        }
+    }
+
+    /// One pair of K (the first of the two only if not `both`), number `turn` of the loop body.
+    fn step(&self, pair: Val<'a>, turn: u64, both: bool, scales: &[Val<'a>], acc: &[Vec<Acc<'a>>]) {
+        let chain = (turn % u64::from(self.chains())) as u32;
+        let lines: Vec<Vec<Val<'a>>> = (0..self.panels.len()).map(|p| self.line(pair, p, scales)).collect();
+        for row in 0..self.count {
+            let a = self.activations(pair, row, both);
+            for (p, line) in lines.iter().enumerate() {
+                self.multiply(&acc[(chain * self.count + row) as usize][p], line, &a);
+            }
+        }
+    }
+
+    /// The weights of a pair: `[raw]` for `Dot`, `[low columns, high columns]` for f32, else `[even k, odd k]`.
+    fn line(&self, pair: Val<'a>, p: usize, scales: &[Val<'a>]) -> Vec<Val<'a>> {
+        let panel = &self.panels[p];
+        let at = panel.lines.at(pair * panel.weight.line_bytes());
+        let ints = |elem: Elem, lanes: u32, align: u32| at.load(Ty::vec(elem, lanes), align);
+        match (self.mode, panel.weight) {
+            (Mode::Dot, _) => vec![ints(Elem::Bf16, 32, 64)],
+            (Mode::Wide, Weight::F32) => vec![at.load(V16, 64), at.plus(64).load(V16, 64)],
+            (Mode::Wide, Weight::Bf16) => {
+                let both = ints(Elem::I32, 16, 64);
+                vec![(both << 16i64).bitcast(V16), (both & 0xffff_0000i64).bitcast(V16)]
+            }
+            (Mode::Wide, Weight::F16) => {
+                let both = ints(Elem::I32, 16, 64);
+                let half = |v: Val<'a>| math::from_f16(v.trunc(Elem::I16));
+                vec![half(both), half(both >> 16i64)]
+            }
+            (Mode::Wide, Weight::Fp8) => {
+                let both = ints(Elem::I16, 16, 32);
+                let value = |v: Val<'a>| math::from_e4m3_scaled(v) * scales[p];
+                vec![value(both), value(both >> 8i64)]
+            }
+        }
+    }
+
+    /// The activations of a pair in the form that [`Self::line`] needs.
+    fn activations(&self, pair: Val<'a>, row: u32, both: bool) -> Vec<Val<'a>> {
+        let f = self.f;
+        let m = self.rows.mem.plus(u64::from(row) * self.rows.stride).at(pair * 2i64);
+        let align = m.store.bytes() as u32;
+        if m.store == Store::Bf16 {
+            let bits = if both { m.base.load(I32, align) } else { m.base.load(I16, align).zext(Elem::I32) };
+            let pair = bits.splat(16);
+            if self.mode == Mode::Dot {
+                return vec![pair.bitcast(Ty::vec(Elem::Bf16, 32))];
+            }
+            if !self.split() {
+                return vec![(pair << 16i64).bitcast(V16), (pair & 0xffff_0000i64).bitcast(V16)];
+            }
+        }
+        let zero = f.zero(F32);
+        let (even, odd) = (m.get(), if both { m.plus(1).get() } else { zero });
+        if self.split() {
+            let two = f.poison(Ty::vec(Elem::F32, 2)).with_lane(0, even).with_lane(1, odd);
+            return vec![two.bitcast(I64).splat(8).bitcast(V16)];
+        }
+        vec![even.splat(16), odd.splat(16)]
+    }
+
+    fn multiply(&self, acc: &Acc<'a>, line: &[Val<'a>], a: &[Val<'a>]) {
+        match (self.mode, self.split()) {
+            (Mode::Dot, _) => {
+                let args = [acc[0].get(), line[0], a[0]];
+                acc[0].set(self.f.call("llvm.x86.avx512bf16.dpbf16ps.512", V16, &args));
+            }
+            (Mode::Wide, true) => {
+                for (part, columns) in acc.iter().zip(line) {
+                    part.set(columns.fma(a[0], part.get()));
+                }
+            }
+            (Mode::Wide, false) => {
+                let even = line[0].fma(a[0], acc[0].get());
+                acc[0].set(line[1].fma(a[1], even));
+            }
+        }
+    }
+}
