@@ -12,6 +12,8 @@ use std::path::Path;
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
 const MAX_LAYERS: u64 = 4096;
 const MAX_EXPERTS: u64 = 4096;
+/// Elements of one projection of all experts of a layer; V3 has 2^32.
+const MAX_STACK: u64 = 1 << 48;
 
 /// Model families by `model_type`. They differ in defaults and routers only; the attention is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -161,8 +163,12 @@ impl Config {
         }
     }
 
-    /// Sizes that are products must be sizes too.
+    /// Sizes that are products must be sizes too, and the experts of a layer, one value of the graph, a sane tensor.
     fn check_products(&self, f: &Fields) -> Result<()> {
+        if self.moe.as_ref().is_some_and(|m| m.experts * m.intermediate * self.hidden > MAX_STACK) {
+            let expected = format!("n_routed_experts * moe_intermediate_size * hidden_size at most {MAX_STACK}");
+            return Err(f.error("n_routed_experts", "out of range", expected));
+        }
         let shared = self.moe.as_ref().map_or(0, |m| m.shared * m.intermediate);
         let products = [
             (

@@ -220,6 +220,7 @@ fn broken_fields() {
         ("moe_intermediate_size", json!(0), Code::ConfigField),
         ("n_routed_experts", json!(0), Code::ConfigField),
         ("n_routed_experts", json!(1 << 20), Code::ConfigField),
+        ("moe_intermediate_size", json!("huge"), Code::ConfigField),
         ("num_experts_per_tok", json!(17), Code::ConfigField),
         ("num_experts_per_tok", json!(9), Code::ConfigField),
         ("num_experts_per_tok", json!(0), Code::ConfigField),
@@ -318,5 +319,26 @@ fn full_size_graphs() {
             assert_eq!(graph.regions().len(), layers + 1);
             assert_eq!(graph.ty(graph.outputs[0]).to_string(), format!("f32[R, {}]", model.config.vocab));
         }
+    }
+}
+
+/// Sizes that are fine one by one, but not together.
+#[test]
+fn huge_products() {
+    let cases: &[(&[(&str, Value)], &str)] = &[
+        (
+            &[
+                ("n_routed_experts", json!(4096)),
+                ("moe_intermediate_size", json!(1 << 23)),
+                ("hidden_size", json!(1 << 23)),
+            ],
+            "n_routed_experts",
+        ),
+        (&[("n_shared_experts", json!(4096)), ("moe_intermediate_size", json!(8192))], "n_shared_experts"),
+        (&[("v_head_dim", json!(1 << 23))], "num_attention_heads"),
+    ];
+    for (edits, field) in cases {
+        let e = parse(&with(published("tiny-v3"), edits)).unwrap_err();
+        assert_eq!((e.code, e.field.as_deref()), (Code::ConfigField, Some(*field)), "{e}");
     }
 }
