@@ -14,8 +14,10 @@ pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
-/// From now on the first SIGINT or SIGTERM only sets the flag; a second one ends the process at once.
+/// From now on the first SIGINT or SIGTERM only sets the flag; a second one ends the process at once. A closed pipe (`| head`) ends it too.
 pub fn install() {
+    // SAFETY: the default action is always a valid one.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     for signal in [libc::SIGINT, libc::SIGTERM] {
         // SAFETY: the handler touches an atomic and calls `_exit`, both allowed in a signal handler; the structure is zeroed,
         // which is a valid `sigaction` with an empty mask.
