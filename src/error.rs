@@ -81,7 +81,7 @@ fn weight(e: &crate::weights::WeightError) -> Report {
         W::Unsupported(_) => bug("weights::expression", e),
         W::Scale { name, value, .. } => Report::new("weights::scale", exit::INPUT, e.to_string())
             .tensor(name)
-            .values("a finite number", value)
+            .values("a finite number", value.to_string())
             .help("the checkpoint is damaged: copy this shard again and compare its checksum"),
         W::Sink(inner) => Report::new("weights::write", exit::ENVIRONMENT, inner.to_string()),
         W::Artifact(inner) => inner.report(),

@@ -61,8 +61,8 @@ fn read(path: &std::path::Path) -> Result<String, Error> {
 fn apply(pass: Pass, graph: Graph, args: &Args) -> Result<Graph, Error> {
     match pass {
         Pass::Verify => {
-            let errors: Vec<String> = deepfuse_ir::verify::verify(&graph).iter().map(ToString::to_string).collect();
-            if errors.is_empty() { Ok(graph) } else { Err(Report::new("ir::verify", exit::INPUT, errors.join("\n")).into()) }
+            let Err(errors) = deepfuse_ir::verify::verify(&graph) else { return Ok(graph) };
+            Err(Report::new("ir::verify", exit::INPUT, errors.to_string()).into())
         }
         Pass::Canonicalize => Ok(deepfuse_passes::canonicalize(graph)?),
         Pass::Fuse => fuse(&graph, args),

@@ -1,0 +1,194 @@
+//! Writes the artifact: sections, then weights, streamed and packed.
+
+use crate::error::Error;
+use crate::pipeline::{Compiled, ModelTensors, Request};
+use crate::weights::{WeightError, stream};
+use deepfuse_artifact::elements::{Element, Elements};
+use deepfuse_artifact::manifest::{ModelInfo, NumericsInfo, TargetInfo, TokensInfo, section};
+use deepfuse_artifact::report::{Report, exit};
+use deepfuse_artifact::writer::{About, ArtifactWriter};
+use deepfuse_artifact::weights::WeightDecl;
+use deepfuse_frontend::{Activations, Family};
+use deepfuse_ir::weights::StoredWeight;
+use deepfuse_ir::{Code, DType, Layout, PAGE_TOKENS, Quant};
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// Tokens of a step that memory needs are quoted for.
+pub const TYPICAL_TOKENS: u64 = 512;
+/// Context that memory needs are quoted for, at most.
+const TYPICAL_CONTEXT: u64 = 4096;
+
+/// What writing and running an artifact takes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    pub disk: u64,
+    /// Mapped and shared between processes.
+    pub weights: u64,
+    /// Buffers of a session for [`TYPICAL_TOKENS`] tokens a step.
+    pub activations: u64,
+    /// Cache for a context of 4096 tokens, or the model's if that is shorter.
+    pub cache: u64,
+}
+
+/// What was written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub code_bytes: u64,
+    pub plan_bytes: u64,
+    pub weight_bytes: u64,
+    pub warnings: Vec<String>,
+}
+
+/// Disk and memory that the result takes.
+///
+/// Errors: `memory::limit` if a session would need more than `--memory`.
+pub fn needs(c: &Compiled, req: &Request) -> Result<Needs, Error> {
+    let plan = &c.planned.plan;
+    let weights: u64 = plan.weights.iter().map(|w| w.bytes).sum();
+    let context = c.model.config.context.min(TYPICAL_CONTEXT);
+    let pages = context.div_ceil(PAGE_TOKENS);
+    let cache = pages * PAGE_TOKENS * plan.states.iter().map(|s| s.row_bytes).sum::<u64>();
+    let activations = deepfuse_passes::plan::activation_bytes(plan, TYPICAL_TOKENS, pages, 1, 1);
+    let needs = Needs { disk: if req.shapes_only { 0 } else { weights } + c.code.shared_object.len() as u64, weights, activations, cache };
+    let total = weights + activations + cache;
+    match req.memory.filter(|limit| total > *limit) {
+        Some(limit) => Err(Report::new("memory::limit", exit::RESOURCES, "running this model needs more memory than --memory allows")
+            .values(format!("at most {limit} bytes"), format!("{total} bytes: weights {weights}, activations {activations}, cache {cache}"))
+            .help("raise --memory, or use a smaller model")
+            .into()),
+        None => Ok(needs),
+    }
+}
+
+/// Writes the artifact to `out`; `progress` gets the number of weight bytes written so far.
+///
+/// Nothing stands at `out` until everything is written and synced; on an error or an interrupt nothing is left.
+pub fn write(c: &Compiled, req: &Request, out: &Path, progress: &mut (dyn FnMut(u64) + Send)) -> Result<Written, Error> {
+    let plan = &c.planned.plan;
+    if !req.shapes_only {
+        c.model.check_scales()?;
+    }
+    let mut writer = ArtifactWriter::create(out, deepfuse_artifact::interrupt::flag())?;
+    let plan_text = plan.to_string();
+    writer.section(section::PLAN, "model.plan", plan_text.as_bytes())?;
+    writer.section(section::CODE, &format!("kernels-{}.so", req.target.name), &c.code.shared_object)?;
+    writer.section(section::CERTIFICATE, "certificate.txt", c.fused.certificate.to_string().as_bytes())?;
+    writer.section(section::CHOICES, "kernels.choices", choices(c).as_bytes())?;
+    for (name, file) in [
+        (section::TOKENIZER, "tokenizer.json"),
+        (section::TOKENIZER_CONFIG, "tokenizer_config.json"),
+        (section::GENERATION_CONFIG, "generation_config.json"),
+        (section::CHAT_TEMPLATE, "chat_template.jinja"),
+    ] {
+        match std::fs::read(c.model.dir.join(file)) {
+            Ok(bytes) => writer.section(name, file, &bytes)?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => {
+                let path = c.model.dir.join(file);
+                return Err(Report::new("frontend::io", exit::ENVIRONMENT, format!("{}: {e}", path.display())).file(&path).into());
+            }
+        }
+    }
+    let mut warnings = vec![];
+    if !req.shapes_only {
+        warnings = weights(c, req, &mut writer, progress)?;
+    }
+    writer.finish(about(c, req))?;
+    Ok(Written {
+        code_bytes: c.code.shared_object.len() as u64,
+        plan_bytes: plan_text.len() as u64,
+        weight_bytes: plan.weights.iter().map(|w| w.bytes).sum(),
+        warnings,
+    })
+}
+
+fn weights(c: &Compiled, req: &Request, writer: &mut ArtifactWriter, progress: &mut (dyn FnMut(u64) + Send)) -> Result<Vec<String>, Error> {
+    let stored: Vec<StoredWeight> = c.weights.iter().cloned().collect();
+    let declare = |(row, w): (&deepfuse_artifact::plan::Weight, &StoredWeight)| WeightDecl {
+        name: row.name.clone(),
+        bytes: row.bytes,
+        elements: elements(w),
+    };
+    let list: Vec<WeightDecl> = c.planned.plan.weights.iter().zip(&stored).map(declare).collect();
+    let mut file = writer.weights(&list, deepfuse_artifact::weights::MAX_FILE_BYTES)?;
+    let mut done = 0;
+    let findings = stream(&stored, &ModelTensors(&c.model), req.jobs, &mut |i, bytes| {
+        file.append(i, bytes).map_err(WeightError::Artifact)?;
+        done += bytes.len() as u64;
+        progress(done);
+        Ok(())
+    })?;
+    file.finish()?;
+    let warning = |(i, n): &(usize, u64)| format!("{}: {n} elements are NaN or Inf", deepfuse_passes::stored::describe(&stored[*i].expr));
+    Ok(findings.not_finite.iter().map(warning).collect())
+}
+
+/// What the stored bytes are, for `verify`.
+fn elements(w: &StoredWeight) -> Elements {
+    let ty = w.expr.ty();
+    let element = match ty.dtype {
+        DType::F32 => Element::F32,
+        DType::Bf16 => Element::Bf16,
+        DType::F16 => Element::F16,
+        DType::I32 | DType::U32 => Element::I32,
+        DType::Quant(Quant { elem: Code::E4m3, .. }) => Element::F8E4m3,
+        DType::Quant(Quant { elem: Code::I8, .. }) => Element::I8,
+        DType::Quant(_) => Element::U8,
+    };
+    let DType::Quant(q) = ty.dtype else { return Elements::all(element) };
+    let dims = ty.fixed_shape().expect("a weight has no symbolic dims");
+    let (rows, cols) = (dims[dims.len().saturating_sub(2)], dims[dims.len() - 1]);
+    let codes = match w.layout {
+        Layout::Vnni => rows.next_multiple_of(16) * cols.next_multiple_of(32),
+        Layout::Dense | Layout::Strided(_) => rows * cols,
+    };
+    let scales = q.blocks(rows, cols).iter().product::<u64>() * 4;
+    Elements::runs(&[(element, codes.next_multiple_of(64)), (Element::F32, scales.next_multiple_of(64))]).unwrap_or_else(|| Elements::all(element))
+}
+
+fn choices(c: &Compiled) -> String {
+    let mut text = String::new();
+    for (row, choice) in c.planned.plan.kernels.iter().zip(&c.choices) {
+        let (basis, nanos) = (choice.basis.name(), choice.nanos);
+        writeln!(text, "{}: {} by {basis} {nanos:.0} ns of {}", row.symbol, choice.variant, choice.candidates).expect("a string takes all text");
+    }
+    text
+}
+
+fn about(c: &Compiled, req: &Request) -> About {
+    let (config, parameters) = (&c.model.config, c.model.parameters());
+    let architecture = match config.family {
+        Family::DeepseekV2 => "DeepseekV2ForCausalLM",
+        Family::DeepseekV3 | Family::KimiK2 => "DeepseekV3ForCausalLM",
+    };
+    About {
+        toolchain: format!("deepfuse {}", env!("CARGO_PKG_VERSION")),
+        target: TargetInfo { name: req.target.name.to_owned(), features: req.target.features.clone() },
+        model: ModelInfo {
+            architecture: architecture.to_owned(),
+            layers: config.layers as u32,
+            hidden: config.hidden as u32,
+            vocab: config.vocab as u32,
+            parameters: parameters.total,
+            active_parameters: parameters.active,
+        },
+        context: config.context as u32,
+        numerics: NumericsInfo {
+            activations: if req.activations == Activations::F32 { "f32" } else { "bf16" }.to_owned(),
+            class: req.numerics.name().to_owned(),
+        },
+        tokens: TokensInfo { bos: config.bos, eos: config.eos.clone() },
+    }
+}
+
+/// Largest resident memory of this process so far, bytes (files mapped included).
+pub fn peak_memory() -> u64 {
+    status_kib("VmHWM:") * 1024
+}
+
+fn status_kib(field: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix(field));
+    line.and_then(|l| l.trim().trim_end_matches(" kB").trim().parse().ok()).unwrap_or(0)
+}
