@@ -143,7 +143,8 @@ impl KernelSpec {
     /// Scratch bytes as `constant + sum terms[s] * s`.
     ///
     /// * `route`: f32 logits, `4 E` a token
-    /// * `expert_*`: token lists by expert, `4 (2 E + 2)` and `8 k` a token; `expert_down` adds its per-slot partial rows, `4 k N` a token
+    /// * `expert_*`: token lists by expert, `4 (2 E + 16)` and `4 k` a token; `k` gathered rows of x a token, each to a 64-byte
+    ///   border; `expert_down` adds its f32 sums, `4 N` a token
     /// * `mla_*`: none, workers keep their tiles on the stack
     pub fn scratch_terms(&self) -> (u64, [u64; crate::Symbol::COUNT]) {
         let mut terms = [0; crate::Symbol::COUNT];
@@ -161,14 +162,16 @@ impl KernelSpec {
                 terms[t] = 4 * fixed(1, 0).next_multiple_of(16);
                 (0, terms)
             }
-            Op::ExpertSwiglu | Op::ExpertLinear => {
-                terms[t] = 8 * fixed(1, 1);
-                (4 * (2 * fixed(2, 0) + 16), terms)
-            }
-            Op::ExpertDown => {
-                let (k, experts, n) = (fixed(1, 1), fixed(3, 0), fixed(3, 1));
-                terms[t] = 8 * k + 4 * k * n.next_multiple_of(16);
-                (4 * (2 * experts + 16) + 64, terms)
+            Op::ExpertSwiglu | Op::ExpertLinear | Op::ExpertDown => {
+                let weight = if self.op == Op::ExpertDown { 3 } else { 2 };
+                let (k, experts, depth) = (fixed(1, 1), fixed(weight, 0), fixed(weight, 2));
+                let x = self.inputs.first().and_then(Operand::tensor);
+                let element = x.and_then(|t| t.dtype.bytes()).unwrap_or(4);
+                terms[t] = k * ((depth * element).next_multiple_of(64) + 4);
+                if self.op == Op::ExpertDown {
+                    terms[t] += 4 * fixed(3, 1).next_multiple_of(16);
+                }
+                ((4 * (2 * experts + 16)).next_multiple_of(64), terms)
             }
             _ => (0, terms),
         }

@@ -20,9 +20,11 @@
 //!   The op table says which kind an attribute has, so `[0, 2, 1]` is a shape or a list of integers by its name alone.
 //! * White space and line ends carry no meaning, except that a comment belongs to the node on its line.
 
+mod cursor;
 mod error;
 mod lex;
 mod names;
+mod node;
 mod parse;
 mod print;
 mod value;

@@ -3,7 +3,7 @@
 use super::*;
 use crate::graph::{Attrs, Float};
 use crate::ops::attrs;
-use crate::types::{DType, StateKind, StateType, TensorType};
+use crate::types::{DType, Dim, StateKind, StateType, Symbol, TensorType};
 
 fn x(n: u64) -> TensorType {
     TensorType::new(DType::Bf16, [Dim::symbol(Symbol::T), Dim::fixed(n)])
