@@ -17,8 +17,10 @@ pub enum ErrorKind {
 /// One kind of mistake, with a stable name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// A file or directory cannot be opened or read.
+    /// A file or directory cannot be opened or read, though it is there.
     Io,
+    /// A file or directory is not there.
+    NotFound,
     /// A path of the checkpoint is a directory, FIFO, socket or device.
     NotAFile,
     /// A JSON file is not JSON, repeats a key, or is absurdly large.
@@ -58,6 +60,7 @@ impl Code {
     pub fn name(self) -> &'static str {
         match self {
             Self::Io => "frontend::io",
+            Self::NotFound => "frontend::not-found",
             Self::NotAFile => "frontend::not-a-file",
             Self::JsonSyntax => "frontend::json-syntax",
             Self::ConfigField => "frontend::config-field",
@@ -154,7 +157,8 @@ impl Error {
 
     /// An error of the operating system on a path.
     pub(crate) fn io(path: &Path, source: &std::io::Error) -> Self {
-        Self::new(Code::Io, format!("cannot read: {source}")).file(path)
+        let code = if source.kind() == std::io::ErrorKind::NotFound { Code::NotFound } else { Code::Io };
+        Self::new(code, format!("cannot read: {source}")).file(path)
     }
 }
 

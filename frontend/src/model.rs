@@ -6,7 +6,8 @@ use crate::error::{Code, Error, Result};
 use crate::safetensors::StoredType;
 use crate::shards::{Shards, TensorView};
 use crate::tensors::{Expected, Parameters, Role, expected, parameters};
-use deepfuse_ir::{DType, Quant};
+use deepfuse_ir::{DType, Dim, Quant, Sizes, Symbol, TensorType};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A checkpoint that was opened and checked.
@@ -26,6 +27,15 @@ pub struct Weight<'a> {
     pub view: TensorView<'a>,
     /// f32 `[ceil(N/128), ceil(K/128)]`; `value = code * scale`.
     pub scales: Option<TensorView<'a>>,
+}
+
+/// Weights of one stored type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TypeUse {
+    pub dtype: DType,
+    pub tensors: u64,
+    pub elements: u64,
+    pub bytes: u64,
 }
 
 impl Model {
@@ -91,6 +101,21 @@ impl Model {
             None if role.is_quantized() && self.config.quantization.is_some() => DType::Quant(Quant::FP8_B128),
             None => self.config.dtype,
         }
+    }
+
+    /// How many tensors, elements and bytes are stored in each type, block scales included; the order is that of the types.
+    pub fn types(&self) -> Vec<TypeUse> {
+        let mut uses: BTreeMap<DType, TypeUse> = BTreeMap::new();
+        for e in expected(&self.config) {
+            let dtype = self.dtype(&e.name, e.role);
+            let ty = TensorType::new(dtype, e.shape.iter().copied().map(Dim::fixed));
+            let sizes = Sizes([1; Symbol::COUNT]);
+            let sum = uses.entry(dtype).or_insert(TypeUse { dtype, tensors: 0, elements: 0, bytes: 0 });
+            sum.tensors += 1;
+            sum.elements = sum.elements.saturating_add(ty.elements(&sizes));
+            sum.bytes = sum.bytes.saturating_add(ty.bytes(&sizes));
+        }
+        uses.into_values().collect()
     }
 
     /// Reads all block scales and refuses NaN, infinite, zero and negative ones.

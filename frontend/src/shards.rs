@@ -127,12 +127,10 @@ impl Shards {
         let open = |(file, tensor): (&&str, &&str)| {
             let path = dir.join(*file);
             Shard::open(&path).map_err(|e| match e.code {
-                Code::Io if !path.exists() => {
-                    Error::new(Code::ShardMissing, "the index names this shard, but it is not here")
-                        .file(&path)
-                        .tensor(*tensor)
-                        .help("the download is incomplete")
-                }
+                Code::NotFound => Error::new(Code::ShardMissing, "the index names this shard, but it is not here")
+                    .file(&path)
+                    .tensor(*tensor)
+                    .help("the download is incomplete"),
                 _ => e,
             })
         };

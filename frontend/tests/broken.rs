@@ -160,7 +160,7 @@ const CASES: &[Case] = &[
     ("scale of the wrong type", "tiny-v3-fp8", |d| d.edit(|h| { let e = &mut h["model.layers.1.self_attn.o_proj.weight_scale_inv"]; e["dtype"] = json!("BF16"); e["shape"] = json!([4, 1]); }), Code::TensorDtype, "expected F32, found BF16"),
 
     ("no weights", "tiny-v3", |d| d.remove(SINGLE), Code::NoWeights, INDEX),
-    ("no config.json", "tiny-v3", |d| d.remove("config.json"), Code::Io, "config.json"),
+    ("no config.json", "tiny-v3", |d| d.remove("config.json"), Code::NotFound, "config.json"),
     ("config.json is a directory", "tiny-v3", |d| { d.remove("config.json"); fs::create_dir(d.path("config.json")).unwrap(); }, Code::NotAFile, "a directory"),
     ("config.json is a FIFO", "tiny-v3", |d| fifo(d, "config.json"), Code::NotAFile, "FIFO"),
     ("config.json is huge", "tiny-v3", |d| d.write("config.json", &vec![b' '; 5 << 20]), Code::JsonSyntax, "too large"),
@@ -278,7 +278,7 @@ fn a_file_instead_of_a_directory() {
     let e = Model::open(&dir.path("config.json")).unwrap_err();
     assert_eq!(e.code, Code::NotAFile);
     assert!(Model::open_config(&dir.path("config.json")).is_ok());
-    assert_eq!(Model::open(&dir.path("nothing")).unwrap_err().code, Code::Io);
+    assert_eq!(Model::open(&dir.path("nothing")).unwrap_err().code, Code::NotFound);
 }
 
 /// Streaming advice changes no bytes.

@@ -308,7 +308,7 @@ fn ids_that_end_a_text() {
     assert!(e.file.as_ref().unwrap().ends_with("generation_config.json"));
 }
 
-/// The graphs of the full-size models need their configuration alone, verify, and have four kinds of region at most.
+/// The graphs of the full-size models need their configuration alone, and regions are of few kinds.
 #[test]
 fn full_size_graphs() {
     for (name, layers) in [("deepseek-v2-lite-config", 27), ("deepseek-v3-config", 61)] {
@@ -316,7 +316,14 @@ fn full_size_graphs() {
         for activations in [Activations::F32, Activations::Bf16] {
             let graph = build(&model, activations).unwrap();
             deepfuse_ir::verify::verify(&graph).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(graph.regions().len(), layers + 1);
+            let regions = graph.regions();
+            assert_eq!(regions.len(), layers + 1);
+            // The first layer with the embedding, dense layers, expert layers, the head.
+            let shape = |r: &std::ops::Range<usize>| -> Vec<_> {
+                graph.nodes[r.clone()].iter().map(|n| (n.op, n.attrs.clone(), n.types.clone())).collect()
+            };
+            let kinds: std::collections::HashSet<_> = regions.iter().map(shape).collect();
+            assert_eq!(kinds.len(), if layers == 61 { 4 } else { 3 });
             assert_eq!(graph.ty(graph.outputs[0]).to_string(), format!("f32[R, {}]", model.config.vocab));
         }
     }
@@ -341,4 +348,21 @@ fn huge_products() {
         let e = parse(&with(published("tiny-v3"), edits)).unwrap_err();
         assert_eq!((e.code, e.field.as_deref()), (Code::ConfigField, Some(*field)), "{e}");
     }
+}
+
+/// The published sizes of the releases, by stored type.
+#[test]
+fn types_of_full_size_models() {
+    let v3 = Model::open_config(&checkpoint("deepseek-v3-config")).unwrap().types();
+    let names: Vec<String> = v3.iter().map(|u| u.dtype.to_string()).collect();
+    assert_eq!(names, ["f32", "bf16", "fp8b128"]);
+    assert_eq!(v3.iter().map(|u| u.elements).sum::<u64>(), 671_026_419_200);
+    let fp8 = v3[2];
+    assert!(fp8.bytes > fp8.elements && fp8.bytes - fp8.elements < fp8.elements / 4000, "{fp8:?}");
+    let lite = Model::open_config(&checkpoint("deepseek-v2-lite-config")).unwrap().types();
+    assert_eq!((lite.len(), lite[0].bytes), (1, 2 * 15_706_484_224));
+    // With weights, what is stored counts, not what the configuration says.
+    let stored = Model::open(&checkpoint("tiny-v3-fp8")).unwrap();
+    let bytes: u64 = stored.types().iter().map(|u| u.bytes).sum();
+    assert_eq!(bytes, stored.tensors.as_ref().unwrap().iter().map(|v| v.bytes.len() as u64).sum::<u64>());
 }
