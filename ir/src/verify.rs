@@ -283,7 +283,8 @@ impl Check<'_> {
         match n.op.infer(&types, &n.attrs) {
             Err(e) => {
                 let (message, help) = rule_message(n.op, &types, &e);
-                self.node_error(i, Mark::Call, e.code, message, Some(help));
+                let mark = e.operand.map_or(Mark::Call, Mark::Operand);
+                self.node_error(i, mark, e.code, message, Some(help));
                 false
             }
             Ok(inferred) if inferred != n.types => {

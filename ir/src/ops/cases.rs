@@ -84,6 +84,14 @@ pub(crate) fn rejects(op: &str, operands: &[&str], attributes: &str, code: &str,
     let (op, types, a) = call(op, operands, attributes);
     match op.infer(&types.iter().collect::<Vec<_>>(), &a) {
         Ok(t) => panic!("{} accepts {operands:?} {{{attributes}}}: {t:?}", op.name()),
-        Err(e) => assert!(e.code == code && e.message.contains(part), "{}: {} {}", op.name(), e.code, e.message),
+        Err(e) => {
+            assert!(e.code == code && e.message.contains(part), "{}: {} {}", op.name(), e.code, e.message);
+            // The operand that is marked is the one that the message shows.
+            let named = e.operand.is_none_or(|i| {
+                e.message.ends_with(&format!("found {}", types[i]))
+                    || e.message.ends_with(&format!("the state {}", types[i]))
+            });
+            assert!(named, "{}: {e:?}", op.name());
+        }
     }
 }

@@ -19,7 +19,7 @@ pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
 
 pub(crate) fn check(x: &TensorType, idx: &TensorType, w: &TensorType) -> Result<(), TypeError> {
     if !matches!(x.rank(), 2 | 3) {
-        return Err(TypeError::new("ir::rank", format!("operand 0 must be [T, K] or [T, k, K], found {x}")));
+        return Err(TypeError::wants("ir::rank", 0, "be [T, K] or [T, k, K]", x));
     }
     same("experts: tokens", x.shape[0], idx.shape[0])?;
     if x.rank() == 3 {

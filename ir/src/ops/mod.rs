@@ -13,11 +13,18 @@ pub struct TypeError {
     pub code: &'static str,
     pub message: String,
     pub help: Option<String>,
+    /// The operand that is to blame, if it is one alone.
+    pub operand: Option<usize>,
 }
 
 impl TypeError {
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), help: None }
+        Self { code, message: message.into(), help: None, operand: None }
+    }
+
+    /// Operand `i` is not what it must be.
+    pub(crate) fn wants(code: &'static str, i: usize, wanted: &str, found: impl std::fmt::Display) -> Self {
+        Self { operand: Some(i), ..Self::new(code, format!("operand {i} must {wanted}, found {found}")) }
     }
 
     pub(crate) fn contract(message: impl Into<String>) -> Self {
@@ -186,22 +193,17 @@ pub fn attrs(list: &[(&'static str, Attr)]) -> Attrs {
 // ---- shared by the type rules -------------------------------------------------------------------------------------------------
 
 pub(crate) fn tensor<'a>(t: &[&'a Type], i: usize) -> Result<&'a TensorType, TypeError> {
-    t[i].tensor()
-        .ok_or_else(|| TypeError::new("ir::dtype", format!("operand {i} must be a tensor, found the state {}", t[i])))
+    t[i].tensor().ok_or_else(|| TypeError::wants("ir::dtype", i, "be a tensor", t[i]))
 }
 
 pub(crate) fn state<'a>(t: &[&'a Type], i: usize) -> Result<&'a StateType, TypeError> {
-    t[i].state().ok_or_else(|| TypeError::new("ir::dtype", format!("operand {i} must be a state, found {}", t[i])))
+    t[i].state().ok_or_else(|| TypeError::wants("ir::dtype", i, "be a state", t[i]))
 }
 
 /// A float tensor.
 pub(crate) fn float<'a>(t: &[&'a Type], i: usize) -> Result<&'a TensorType, TypeError> {
     let x = tensor(t, i)?;
-    if x.dtype.is_float() {
-        Ok(x)
-    } else {
-        Err(TypeError::new("ir::dtype", format!("operand {i} must be f32, bf16 or f16, found {x}")))
-    }
+    if x.dtype.is_float() { Ok(x) } else { Err(TypeError::wants("ir::dtype", i, "be f32, bf16 or f16", x)) }
 }
 
 /// A matrix operand: float or quantized.
@@ -210,25 +212,17 @@ pub(crate) fn matrix<'a>(t: &[&'a Type], i: usize) -> Result<&'a TensorType, Typ
     if x.dtype.is_float() || x.dtype.is_quant() {
         Ok(x)
     } else {
-        Err(TypeError::new("ir::dtype", format!("operand {i} must be a float or quantized matrix, found {x}")))
+        Err(TypeError::wants("ir::dtype", i, "be a float or quantized matrix", x))
     }
 }
 
 pub(crate) fn index<'a>(t: &[&'a Type], i: usize, rank: usize) -> Result<&'a TensorType, TypeError> {
     let x = ranked(tensor(t, i)?, i, rank)?;
-    if x.dtype == DType::I32 {
-        Ok(x)
-    } else {
-        Err(TypeError::new("ir::dtype", format!("operand {i} must be i32, found {x}")))
-    }
+    if x.dtype == DType::I32 { Ok(x) } else { Err(TypeError::wants("ir::dtype", i, "be i32", x)) }
 }
 
 pub(crate) fn ranked(x: &TensorType, i: usize, rank: usize) -> Result<&TensorType, TypeError> {
-    if x.rank() == rank {
-        Ok(x)
-    } else {
-        Err(TypeError::new("ir::rank", format!("operand {i} must have {rank} axes, found {x}")))
-    }
+    if x.rank() == rank { Ok(x) } else { Err(TypeError::wants("ir::rank", i, &format!("have {rank} axes"), x)) }
 }
 
 /// `a == b`, else an error that names both.
@@ -237,10 +231,7 @@ pub(crate) fn same(what: &str, a: Dim, b: Dim) -> Result<(), TypeError> {
 }
 
 pub(crate) fn last(x: &TensorType, i: usize) -> Result<Dim, TypeError> {
-    x.shape
-        .last()
-        .copied()
-        .ok_or_else(|| TypeError::new("ir::rank", format!("operand {i} must have an axis, found {x}")))
+    x.shape.last().copied().ok_or_else(|| TypeError::wants("ir::rank", i, "have an axis", x))
 }
 
 /// `x` with another last axis.

@@ -23,7 +23,7 @@ pub const ATTRS: &[AttrSpec] = &[
 pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     let (x, pos) = (float(t, 0)?, index(t, 1, 1)?);
     if x.rank() < 2 {
-        return Err(TypeError::new("ir::rank", format!("rope: operand 0 must have 2 or more axes, found {x}")));
+        return Err(TypeError::wants("ir::rank", 0, "have 2 or more axes", x));
     }
     same("rope: tokens", x.shape[0], pos.shape[0])?;
     match last(x, 0)?.as_fixed() {

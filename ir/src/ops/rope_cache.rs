@@ -21,7 +21,7 @@ pub const ATTRS: &[AttrSpec] = &[
 /// Source: `kv_a_layernorm`, `apply_rotary_emb` and the cache update of DeepSeek-V3 `inference/model.py`.
 pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     let (kv, gain) = (ranked(float(t, 0)?, 0, 2)?, ranked(float(t, 1)?, 1, 1)?);
-    write::infer(&[t[2], t[0], t[3], t[4], t[5], t[6]], &Attrs::new())?;
+    write::fits("rope_cache", t, 2, 0)?;
     let (width, latent) = (last(kv, 0)?.as_fixed().unwrap_or(0), gain.shape[0].as_fixed().unwrap_or(0));
     if latent == 0 || latent >= width || !(width - latent).is_multiple_of(2) {
         return Err(TypeError::contract(format!("rope_cache: a gain {gain} does not split {kv} into latent and an even key")));

@@ -14,18 +14,23 @@ pub const ATTRS: &[AttrSpec] = &[];
 /// Errors: `ir::contract`, `ir::dtype`.
 /// Source: DeepSeek-V3 `inference/model.py`, `kv_cache`, `pe_cache`, in pages as FlashMLA lays them out.
 pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
-    let (s, row) = (paged(t, 0)?, ranked(float(t, 1)?, 1, 2)?);
-    if row.dtype != s.dtype {
-        return Err(TypeError::new("ir::dtype", format!("write: a row of {row} does not fit {s}")));
-    }
-    same("write: row width", row.shape[1], Dim::fixed(s.width))?;
-    addressing(t, 2, row.shape[0])?;
+    fits("write", t, 0, 1)?;
     Ok(vec![t[0].clone()])
+}
+
+/// Checks a paged state, a row of it and the four operands that follow both.
+pub(crate) fn fits(op: &str, t: &[&Type], state: usize, row: usize) -> Result<(), TypeError> {
+    let (s, x) = (paged(t, state)?, ranked(float(t, row)?, row, 2)?);
+    if x.dtype != s.dtype {
+        return Err(TypeError::new("ir::dtype", format!("{op}: a row of {x} does not fit {s}")));
+    }
+    same(&format!("{op}: row width"), x.shape[1], Dim::fixed(s.width))?;
+    addressing(t, state.max(row) + 1, x.shape[0])
 }
 
 pub(crate) fn paged<'a>(t: &[&'a Type], i: usize) -> Result<&'a StateType, TypeError> {
     let s = state(t, i)?;
-    if s.kind == StateKind::Paged { Ok(s) } else { Err(TypeError::contract(format!("operand {i} must be a paged state, found {s}"))) }
+    if s.kind == StateKind::Paged { Ok(s) } else { Err(TypeError::wants("ir::contract", i, "be a paged state", s)) }
 }
 
 /// Checks `pos [T], seq [T], pages [P], page_start [S+1]` from operand `i` on.

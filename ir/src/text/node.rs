@@ -119,7 +119,7 @@ impl Parser<'_> {
             node.comment = (!text.is_empty()).then(|| text.to_owned());
         }
         for (((key, span), id), ty) in results.into_iter().zip(defined).zip(types) {
-            self.define(key, Known { id, ty, sound }, &span);
+            self.define(key, Known { id, ty, sound, span });
         }
     }
 
@@ -151,17 +151,18 @@ impl Parser<'_> {
             _ => return Err(self.expected("a value, as in `%0`")),
         };
         let span = self.advance().span;
-        let known = self.names.get(&key).cloned();
+        let known = self.names.get(&key).map(|k| Known { span: span.clone(), ..k.clone() });
         if known.is_none() && self.unknown.len() < MAX_ERRORS {
             self.unknown.push((key, span, self.at.clone()));
         }
         Ok(known)
     }
 
-    pub fn define(&mut self, key: String, known: Known, span: &Range<usize>) {
+    pub fn define(&mut self, key: String, known: Known) {
         if self.names.contains_key(&key) {
             let help = Some("every name is defined once".into());
-            self.error_at("ir::name", span.clone(), format!("`{}` is defined a second time", self.slice(span)), help);
+            let message = format!("`{}` is defined a second time", self.slice(&known.span));
+            self.error_at("ir::name", known.span.clone(), message, help);
         }
         self.names.insert(key, known);
     }
@@ -200,7 +201,8 @@ impl Parser<'_> {
         match op.infer(&types, attrs) {
             Err(e) => {
                 let (message, help) = rule_message(op, &types, &e);
-                self.error_at(e.code, call, message, Some(help));
+                let span = e.operand.and_then(|i| operands.get(i)).map_or(call, |k| k.span.clone());
+                self.error_at(e.code, span, message, Some(help));
             }
             Ok(inferred) if inferred != written => {
                 let message =

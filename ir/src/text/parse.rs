@@ -35,6 +35,8 @@ pub(super) struct Known {
     pub ty: Type,
     /// The definition is complete, so that type rules may be asked about it.
     pub sound: bool,
+    /// The name where it was met last.
+    pub span: Range<usize>,
 }
 
 pub(super) struct Parser<'a> {
@@ -189,7 +191,7 @@ impl<'a> Parser<'a> {
             _ => ParamKind::Input,
         };
         let id = self.graph.param(name, kind, ty.clone());
-        self.define(key, Known { id, ty, sound: true }, &span);
+        self.define(key, Known { id, ty, sound: true, span });
         Ok(())
     }
 
