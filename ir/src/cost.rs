@@ -1,6 +1,6 @@
 //! Bytes that a call must move and operations that it must do: the two numbers that every estimate, plan and bench starts from.
 
-use crate::kernel::{AttrsExt, Call, KernelSpec};
+use crate::kernel::{Answer, AttrsExt, Bucket, Call, Catalog, KernelSpec, spec_of};
 use crate::ops::{Op, einsum};
 use crate::types::{PAGE_TOKENS, Sizes, Symbol, Type};
 
@@ -136,4 +136,34 @@ fn einsum_operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
         }
     }
     product
+}
+
+/// The simplest machine: a call costs `launch + max(bytes / bandwidth, operations / peak)` nanoseconds at the bucket's typical sizes.
+/// Back ends refine this; tests use it as it is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Roofline {
+    /// Nanoseconds.
+    pub launch: f64,
+    /// Bytes a nanosecond.
+    pub bandwidth: f64,
+    /// Operations a nanosecond.
+    pub peak: f64,
+}
+
+impl Roofline {
+    /// A few cores of a server with vdpbf16ps.
+    pub const SMALL_SERVER: Self = Self { launch: 2_000.0, bandwidth: 20.0, peak: 250.0 };
+
+    pub fn nanos(&self, work: Work) -> f64 {
+        self.launch + (work.bytes / self.bandwidth).max(work.operations / self.peak)
+    }
+}
+
+impl Catalog for Roofline {
+    fn answer(&self, call: &Call<'_>, bucket: &Bucket) -> Answer {
+        match spec_of(call, bucket) {
+            Answer::Kernel { spec, .. } => Answer::Kernel { spec, nanos: self.nanos(work(call, &bucket.typical)) },
+            other => other,
+        }
+    }
 }

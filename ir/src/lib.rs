@@ -8,6 +8,7 @@ pub mod eval;
 pub mod graph;
 pub mod kernel;
 pub mod ops;
+pub mod premise;
 pub mod tensor;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

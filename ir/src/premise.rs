@@ -1,0 +1,180 @@
+//! What a rewrite rule may ask of the values and attributes that its pattern bound, and what it may compute from them.
+//!
+//! Premises and computed attributes are data, evaluated here and nowhere else, so that a certificate can name them and a checker
+//! can evaluate them again.
+
+use crate::graph::Attr;
+use crate::ops::einsum;
+use crate::types::{DType, Dim, TensorType, Type};
+use std::fmt;
+
+/// A pattern variable, with its question mark: `?x`.
+pub type Var = &'static str;
+
+/// What a variable stands for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound<'a> {
+    Attr(&'a Attr),
+    Value {
+        ty: &'a Type,
+        /// Depends on weights alone.
+        constant: bool,
+        /// A weight as the checkpoint holds it, not an expression over weights.
+        parameter: bool,
+    },
+}
+
+/// The variables of one match.
+pub trait Bindings {
+    /// `None` for an unknown variable, or one that stands for several results.
+    fn bound(&self, var: &str) -> Option<Bound<'_>>;
+
+    /// Whether two variables stand for the same value or equal attributes.
+    fn same(&self, a: &str, b: &str) -> bool;
+}
+
+/// A condition on the variables of a match. All conditions are decided from types and attributes; none depends on a bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Premise {
+    /// Both values have one type.
+    SameType(Var, Var),
+    /// The values, or attributes, are not the same one.
+    Differ(Var, Var),
+    /// The value depends on weights alone.
+    Constant(Var),
+    /// The value is a weight as the checkpoint holds it. Keeps rules that build weight expressions from feeding on their own results.
+    Parameter(Var),
+    /// The attribute is an einsum equation equal to this one but for the names of the letters.
+    Equation(Var, &'static str),
+    /// `shape` splits the last axis of a `[rows, n]` result into `[rows, heads, n / heads]`, where `rows` are those of the value `[rows, _]`.
+    SplitsRows { rows: Var, shape: Var },
+    /// Every value of the operand is one of f32: a conversion to f32 changes nothing.
+    Widens(Var),
+    /// The attribute is this integer.
+    IsInt(Var, i64),
+}
+
+/// An attribute that a rule computes for its right-hand side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Build {
+    /// Number of the last axis of a value.
+    LastAxis(Var),
+    /// Length of the first axis of a value; a number.
+    Rows(Var),
+    /// Dim `axis` of a shape attribute; a number.
+    ShapeDim(Var, usize),
+    /// `[rows, heads, n / heads]` for a value `[rows, _]`, a weight `[n, _]` and a number of heads.
+    SplitShape { rows: Var, weight: Var, heads: Var },
+}
+
+impl Premise {
+    /// Whether the premise holds; a variable of the wrong kind makes it false.
+    pub fn holds(&self, b: &dyn Bindings) -> bool {
+        self.check(b).unwrap_or(false)
+    }
+
+    fn check(&self, b: &dyn Bindings) -> Option<bool> {
+        Some(match *self {
+            Self::SameType(x, y) => value(b, x)? == value(b, y)?,
+            Self::Differ(x, y) => !b.same(x, y),
+            Self::Constant(x) => matches!(b.bound(x)?, Bound::Value { constant: true, .. }),
+            Self::Parameter(x) => matches!(b.bound(x)?, Bound::Value { parameter: true, .. }),
+            Self::Equation(eq, wanted) => matches!(attr(b, eq)?, Attr::Str(found) if same_equation(found, wanted)),
+            Self::SplitsRows { rows, shape } => {
+                let (x, shape) = (tensor(b, rows)?, shape_of(b, shape)?);
+                x.rank() == 2 && shape.len() == 3 && shape[0] == x.shape[0] && shape[1..].iter().all(is_number)
+            }
+            Self::Widens(x) => matches!(tensor(b, x)?.dtype, DType::F32 | DType::Bf16 | DType::F16),
+            Self::IsInt(a, n) => *attr(b, a)? == Attr::Int(n),
+        })
+    }
+}
+
+impl Build {
+    /// The attribute, or `None` if the variables do not have it: the rule does not apply.
+    pub fn value(&self, b: &dyn Bindings) -> Option<Attr> {
+        Some(match *self {
+            Self::LastAxis(x) => Attr::Int(tensor(b, x)?.rank().checked_sub(1)? as i64),
+            Self::Rows(x) => Attr::Int(tensor(b, x)?.shape.first()?.as_fixed()? as i64),
+            Self::ShapeDim(shape, axis) => Attr::Int(shape_of(b, shape)?.get(axis)?.as_fixed()? as i64),
+            Self::SplitShape { rows, weight, heads } => {
+                let (x, w) = (tensor(b, rows)?, tensor(b, weight)?);
+                let Attr::Int(heads) = *attr(b, heads)? else { return None };
+                let (n, heads) = (w.shape.first()?.as_fixed()?, u64::try_from(heads).ok()?);
+                let each = n.checked_div(heads).filter(|each| each * heads == n)?;
+                Attr::Shape(vec![*x.shape.first()?, Dim::fixed(heads), Dim::fixed(each)])
+            }
+        })
+    }
+}
+
+fn value<'a>(b: &'a dyn Bindings, var: Var) -> Option<&'a Type> {
+    if let Bound::Value { ty, .. } = b.bound(var)? { Some(ty) } else { None }
+}
+
+fn tensor<'a>(b: &'a dyn Bindings, var: Var) -> Option<&'a TensorType> {
+    value(b, var)?.tensor()
+}
+
+fn attr<'a>(b: &'a dyn Bindings, var: Var) -> Option<&'a Attr> {
+    if let Bound::Attr(a) = b.bound(var)? { Some(a) } else { None }
+}
+
+fn shape_of<'a>(b: &'a dyn Bindings, var: Var) -> Option<&'a [Dim]> {
+    if let Attr::Shape(s) = attr(b, var)? { Some(s) } else { None }
+}
+
+fn is_number(d: &Dim) -> bool {
+    d.as_fixed().is_some()
+}
+
+/// The equation with its letters renamed `a`, `b`, .. in order of appearance; `None` if it is malformed.
+pub fn canonical_equation(text: &str) -> Option<String> {
+    einsum::parse(text)?;
+    let mut seen: Vec<char> = vec![];
+    let rename = |c: char| {
+        if !c.is_ascii_lowercase() {
+            return c;
+        }
+        let at = seen.iter().position(|s| *s == c).unwrap_or_else(|| {
+            seen.push(c);
+            seen.len() - 1
+        });
+        char::from(b'a' + at as u8)
+    };
+    Some(text.chars().map(rename).collect())
+}
+
+fn same_equation(a: &str, b: &str) -> bool {
+    let a = canonical_equation(a);
+    a.is_some() && a == canonical_equation(b)
+}
+
+impl fmt::Display for Premise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SameType(x, y) => write!(f, "same_type({x}, {y})"),
+            Self::Differ(x, y) => write!(f, "differ({x}, {y})"),
+            Self::Constant(x) => write!(f, "constant({x})"),
+            Self::Parameter(x) => write!(f, "parameter({x})"),
+            Self::Equation(eq, text) => write!(f, "equation({eq}, {text})"),
+            Self::SplitsRows { rows, shape } => write!(f, "splits_rows({rows}, {shape})"),
+            Self::Widens(x) => write!(f, "widens({x})"),
+            Self::IsInt(a, n) => write!(f, "is_int({a}, {n})"),
+        }
+    }
+}
+
+impl fmt::Display for Build {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LastAxis(x) => write!(f, "last_axis({x})"),
+            Self::Rows(x) => write!(f, "rows({x})"),
+            Self::ShapeDim(s, axis) => write!(f, "shape_dim({s}, {axis})"),
+            Self::SplitShape { rows, weight, heads } => write!(f, "split_shape({rows}, {weight}, {heads})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
