@@ -97,3 +97,6 @@ fn last_uses(graph: &Graph) -> Vec<Option<usize>> {
     }
     last
 }
+
+#[cfg(test)]
+mod tests;

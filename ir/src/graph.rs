@@ -189,3 +189,6 @@ impl fmt::Display for Graph {
         crate::text::print(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests;
