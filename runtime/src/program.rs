@@ -1,0 +1,231 @@
+//! A plan made ready to run: buffers placed, pointers filled in, symbols resolved.
+
+use crate::Error;
+use crate::batch::{Batch, BatchSizes};
+use crate::code::{Code, Entry};
+use crate::memory::Region;
+use crate::pool::{Panicked, Pool, Worker};
+use crate::trace::Recorder;
+use deepfuse_artifact::Artifact;
+use deepfuse_artifact::plan::{Action, Arena, Arg, Assumptions, BucketPlan, Plan, Symbol};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Largest values of the symbols.
+#[derive(Clone, Copy, Debug)]
+pub struct SymbolLimits {
+    pub tokens: u32,
+    pub sequences: u32,
+    pub pages: u32,
+    pub rows: u32,
+    pub cached: u64,
+}
+
+/// One action of a bucket, for traces.
+#[derive(Debug)]
+pub struct Launched {
+    /// `None` for a copy.
+    pub kernel: Option<u32>,
+    pub label: String,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// Arguments start at `args`: five sizes, then pointers.
+    Launch { entry: Entry, phases: u32, args: usize },
+    /// From and to are at `args`.
+    Copy { bytes: usize, args: usize },
+}
+
+/// A bucket with all addresses.
+#[derive(Debug)]
+pub struct Prepared {
+    pub name: String,
+    pub assumptions: Assumptions,
+    pub launched: Vec<Launched>,
+    steps: Vec<Step>,
+    args: Vec<u64>,
+    /// Where in `args` the address of the logits stands.
+    logits: Vec<usize>,
+}
+
+/// Everything that kernels touch, apart from batch inputs.
+#[derive(Debug)]
+pub struct Memory {
+    arenas: BTreeMap<Arena, Region>,
+    states: Vec<Region>,
+    pub logits: Region,
+}
+
+impl Memory {
+    /// Allocates arenas for the largest bucket, states for `pages` pages, logits for `limits.rows` rows.
+    pub fn new(plan: &Plan, limits: SymbolLimits) -> Result<Self, Error> {
+        let states = plan.states.iter().map(|s| {
+            let bytes = u64::from(limits.pages) * 64 * s.row_bytes;
+            Region::new("the cache", bytes, false)
+        });
+        let mut arenas = BTreeMap::new();
+        for (arena, bytes) in arena_bytes(plan, limits) {
+            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+            arenas.insert(arena, Region::new("activations", bytes, bytes >= 4 << 20)?);
+        }
+        let logits = u64::from(limits.rows) * u64::from(plan.vocab) * 4;
+        Ok(Self { states: states.collect::<Result<_, _>>()?, arenas, logits: Region::new("logits", logits, false)? })
+    }
+
+    /// Copies rows of a page to another page, in all states.
+    pub fn copy_page(&mut self, plan: &Plan, copy: crate::pages::PageCopy) {
+        for (state, region) in plan.states.iter().zip(&mut self.states) {
+            let at = |page: u32| u64::from(page) * 64 * state.row_bytes;
+            region.copy_within(at(copy.from), at(copy.to), u64::from(copy.rows) * state.row_bytes);
+        }
+    }
+}
+
+/// Units of an arena in one bucket.
+fn units(arena: Arena, a: Assumptions, limits: SymbolLimits) -> u128 {
+    let tokens = u128::from(limits.tokens.min(a.tokens.max));
+    let pages = u128::from(limits.pages.min(a.pages.max));
+    match arena {
+        Arena::Fixed => 1,
+        Arena::Per(Symbol::T) => tokens,
+        Arena::Per(Symbol::S) => limits.sequences.into(),
+        Arena::Per(Symbol::P) => pages,
+        Arena::Per(Symbol::R) => limits.rows.into(),
+        Arena::Per(Symbol::C) => limits.cached.into(),
+        Arena::PerTokenPage => tokens * pages,
+    }
+}
+
+/// Size of each arena: the largest end of a buffer in any bucket.
+pub fn arena_bytes(plan: &Plan, limits: SymbolLimits) -> BTreeMap<Arena, u128> {
+    let mut sizes = BTreeMap::new();
+    for b in &plan.buckets {
+        for buffer in &b.buffers {
+            let end = u128::from(buffer.offset + buffer.bytes) * units(buffer.arena, b.assumptions, limits);
+            let size = sizes.entry(buffer.arena).or_insert(0);
+            *size = end.max(*size);
+        }
+    }
+    sizes
+}
+
+/// Resolves one bucket.
+pub fn prepare(
+    artifact: &Artifact,
+    b: &BucketPlan,
+    entries: &[Entry],
+    memory: &Memory,
+    batch: &Batch,
+    limits: SymbolLimits,
+) -> Result<Prepared, Error> {
+    let plan = artifact.plan();
+    let address = |arg: &Arg| match *arg {
+        Arg::Input(i) => batch.address(i),
+        Arg::State(i) => memory.states[i as usize].address(),
+        Arg::Logits => memory.logits.address(),
+        Arg::Buffer { index, offset } => {
+            let buffer = &b.buffers[index as usize];
+            let start = u128::from(buffer.offset) * units(buffer.arena, b.assumptions, limits);
+            memory.arenas[&buffer.arena].address() + start as u64 + offset
+        }
+        Arg::Weight { index, offset } => {
+            let name = &plan.weights[index as usize].name;
+            artifact.weights().get(name).expect("the reader compared plan and files").as_ptr() as u64 + offset
+        }
+    };
+    let mut p = Prepared {
+        name: b.name.clone(),
+        assumptions: b.assumptions,
+        launched: vec![],
+        steps: vec![],
+        args: vec![],
+        logits: vec![],
+    };
+    for action in &b.actions {
+        let args = p.args.len();
+        let (step, kernel, label, list) = match action {
+            Action::Launch(l) => {
+                p.args.extend([0; 5]);
+                let phases = plan.kernels[l.kernel as usize].phases;
+                let step = Step::Launch { entry: entries[l.kernel as usize], phases, args };
+                (step, Some(l.kernel), l.label.clone(), l.args.clone())
+            }
+            Action::Copy { from, to, bytes } => {
+                (Step::Copy { bytes: *bytes as usize, args }, None, String::new(), vec![*from, *to])
+            }
+            Action::Collective { kind, .. } => {
+                return Err(Error::Unsupported(format!("the collective operation `{kind}`")));
+            }
+            Action::Wait { .. } => return Err(Error::Unsupported("plans for several queues".into())),
+        };
+        let first = p.args.len();
+        p.logits.extend(list.iter().enumerate().filter(|(_, a)| **a == Arg::Logits).map(|(i, _)| first + i));
+        p.args.extend(list.iter().map(address));
+        p.steps.push(step);
+        p.launched.push(Launched { kernel, label });
+    }
+    Ok(p)
+}
+
+/// Entries of all kernels of a plan.
+pub fn entries(code: &Code, path: &Path, plan: &Plan) -> Result<Vec<Entry>, Error> {
+    plan.kernels.iter().map(|k| code.entry(path, &k.symbol)).collect()
+}
+
+impl Prepared {
+    /// Runs one batch on all workers. `logits` is the address for its first row.
+    pub fn run(
+        &mut self,
+        pool: &mut Pool,
+        sizes: BatchSizes,
+        logits: u64,
+        recorder: &Recorder,
+    ) -> Result<(), Panicked> {
+        let symbols = [sizes.tokens, sizes.sequences, sizes.pages, sizes.rows].map(u64::from);
+        for step in &self.steps {
+            if let Step::Launch { args, .. } = step {
+                self.args[*args..args + 4].copy_from_slice(&symbols);
+                self.args[args + 4] = sizes.cached;
+            }
+        }
+        for at in &self.logits {
+            self.args[*at] = logits;
+        }
+        let (steps, args) = (&self.steps, &self.args);
+        pool.run(&|worker| run_steps(steps, args, worker, recorder))
+    }
+}
+
+/// The part of one worker in a batch.
+fn run_steps(steps: &[Step], args: &[u64], worker: &Worker<'_>, recorder: &Recorder) {
+    if worker.index == 0 {
+        recorder.mark(0);
+    }
+    for (i, step) in steps.iter().enumerate() {
+        match step {
+            Step::Launch { entry, phases, args: at } => {
+                for phase in 0..*phases {
+                    // SAFETY: the arguments are those that the plan gives this kernel: five sizes within their limits and pointers to
+                    // memory of the size that the kernel was compiled for. Barriers keep phases and launches apart.
+                    unsafe { entry(args[*at..].as_ptr(), phase, worker.index, worker.workers) };
+                    if worker.barrier().is_err() {
+                        return;
+                    }
+                }
+            }
+            Step::Copy { bytes, args: at } => {
+                if worker.index == 0 {
+                    // SAFETY: the plan's check bounds the bytes by both buffers.
+                    unsafe { std::ptr::copy(args[*at] as *const u8, args[at + 1] as *mut u8, *bytes) };
+                }
+                if worker.barrier().is_err() {
+                    return;
+                }
+            }
+        }
+        if worker.index == 0 {
+            recorder.mark(i + 1);
+        }
+    }
+}
