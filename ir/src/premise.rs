@@ -48,6 +48,8 @@ pub enum Premise {
     Equation(Var, &'static str),
     /// `shape` splits the last axis of a `[rows, n]` result into `[rows, heads, n / heads]`, where `rows` are those of the value `[rows, _]`.
     SplitsRows { rows: Var, shape: Var },
+    /// The element type of the value.
+    HasDType(Var, DType),
     /// Every value of the operand is one of f32: a conversion to f32 changes nothing.
     Widens(Var),
     /// The attribute is this integer.
@@ -84,6 +86,7 @@ impl Premise {
                 let (x, shape) = (tensor(b, rows)?, shape_of(b, shape)?);
                 x.rank() == 2 && shape.len() == 3 && shape[0] == x.shape[0] && shape[1..].iter().all(is_number)
             }
+            Self::HasDType(x, dtype) => tensor(b, x)?.dtype == dtype,
             Self::Widens(x) => matches!(tensor(b, x)?.dtype, DType::F32 | DType::Bf16 | DType::F16),
             Self::IsInt(a, n) => *attr(b, a)? == Attr::Int(n),
         })
@@ -159,6 +162,7 @@ impl fmt::Display for Premise {
             Self::Parameter(x) => write!(f, "parameter({x})"),
             Self::Equation(eq, text) => write!(f, "equation({eq}, {text})"),
             Self::SplitsRows { rows, shape } => write!(f, "splits_rows({rows}, {shape})"),
+            Self::HasDType(x, dtype) => write!(f, "has_dtype({x}, {dtype})"),
             Self::Widens(x) => write!(f, "widens({x})"),
             Self::IsInt(a, n) => write!(f, "is_int({a}, {n})"),
         }

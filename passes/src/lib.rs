@@ -1,6 +1,11 @@
 //! Fusion by equality saturation, kernel selection and memory planning.
+//!
+//! No pass does I/O, reads the environment or spawns a thread; the verifier runs after each.
 
+mod canonicalize;
 pub mod fuse;
 pub mod plan;
 pub mod select;
 pub mod stored;
+
+pub use canonicalize::canonicalize;

@@ -49,6 +49,7 @@ fn premises_hold_and_fail() {
         Parameter("?w"),
         Equation("?e", "tnd,xnd->tnx"),
         SplitsRows { rows: "?x", shape: "?s" },
+        HasDType("?x", DType::Bf16),
         Widens("?x"),
         IsInt("?h", 3),
     ] {
@@ -64,6 +65,7 @@ fn premises_hold_and_fail() {
         Equation("?bad", "pqr"),
         Equation("?x", "tnd,xnd->tnx"),
         SplitsRows { rows: "?w", shape: "?s" },
+        HasDType("?x", DType::F32),
         Widens("?s"),
         IsInt("?h", 4),
     ] {

@@ -1,0 +1,103 @@
+//! What fusion did, in numbers.
+
+use super::extract::Cost;
+use super::saturate::{RuleStats, Stop};
+use super::Numerics;
+use std::fmt;
+
+/// One form of a region in one bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Form {
+    pub cost: Cost,
+    /// Kernels to start.
+    pub kernels: usize,
+}
+
+/// Plain and fused form in one bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketReport {
+    pub bucket: String,
+    /// `None` if the machine has no kernel for some plain operation.
+    pub plain: Option<Form>,
+    pub fused: Form,
+}
+
+/// One layer class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassReport {
+    /// Indices of its regions.
+    pub regions: Vec<usize>,
+    /// Nodes of the plain region.
+    pub plain_nodes: usize,
+    pub enodes: usize,
+    pub eclasses: usize,
+    pub iterations: usize,
+    pub stop: Stop,
+    pub buckets: Vec<BucketReport>,
+    /// By rule, in the order of the rules.
+    pub rules: Vec<(String, RuleStats)>,
+}
+
+/// All classes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FuseReport {
+    pub numerics: Numerics,
+    pub classes: Vec<ClassReport>,
+}
+
+impl FuseReport {
+    /// Statistics of every rule over all classes; the two directions of an identity are counted together.
+    pub fn rules(&self) -> Vec<(String, RuleStats)> {
+        let mut sums: indexmap::IndexMap<String, RuleStats> = indexmap::IndexMap::new();
+        for (name, s) in self.classes.iter().flat_map(|c| &c.rules) {
+            let sum = sums.entry(name.clone()).or_default();
+            sum.matches += s.matches;
+            sum.applied += s.applied;
+            sum.refused += s.refused;
+            sum.beyond_numerics += s.beyond_numerics;
+            sum.time += s.time;
+        }
+        sums.into_iter().collect()
+    }
+
+    /// A line for every class whose saturation hit a limit: its fusion may be incomplete.
+    pub fn warnings(&self) -> Vec<String> {
+        let cut_short = self.classes.iter().enumerate().filter(|(_, c)| c.stop != Stop::Saturated);
+        let line = |(i, c): (usize, &ClassReport)| {
+            format!("layer class {i}: {} after {} iterations and {} nodes", c.stop.name(), c.iterations, c.enodes)
+        };
+        cut_short.map(line).collect()
+    }
+}
+
+impl fmt::Display for FuseReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = |c: Cost| c.picos as f64 / 1e6;
+        for (i, c) in self.classes.iter().enumerate() {
+            let last = c.regions.last().copied().unwrap_or(0);
+            writeln!(
+                f,
+                "class {i}: {} regions ({}..={last}), {} nodes -> {} e-nodes in {} classes, {} iterations, {}",
+                c.regions.len(),
+                c.regions.first().copied().unwrap_or(0),
+                c.plain_nodes,
+                c.enodes,
+                c.eclasses,
+                c.iterations,
+                c.stop.name()
+            )?;
+            for b in &c.buckets {
+                let plain = b.plain.map_or("no plain form".to_owned(), |p| {
+                    format!("{} kernels {:.1} us", p.kernels, micros(p.cost))
+                });
+                writeln!(f, "  {}: {plain} -> {} kernels {:.1} us", b.bucket, b.fused.kernels, micros(b.fused.cost))?;
+            }
+        }
+        writeln!(f, "rule: applied / matches (refused, beyond {})", self.numerics.name())?;
+        for (name, s) in self.rules().iter().filter(|(_, s)| s.matches > 0) {
+            write!(f, "  {name}: {} / {} ({}, {})", s.applied, s.matches, s.refused, s.beyond_numerics)?;
+            if s.time.is_zero() { writeln!(f) } else { writeln!(f, " {:.2} ms", s.time.as_secs_f64() * 1e3) }?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,22 @@
+//! Norms, residual sums and the cache row.
+
+use super::Class::Always;
+use super::Rule;
+use crate::fuse::Numerics::Exact;
+use deepfuse_ir::premise::Premise;
+
+#[rustfmt::skip]
+pub fn rules() -> Vec<Rule> {
+    vec![
+        // The residual sum is normed while it is still in registers. Both results are used: the sum goes on as the residual stream. The
+        // norm is that of the rounded sum, as in the plain form.
+        Rule::new("add-norm", Always(Exact), "(rms_norm (add ?x ?d) ?gain ?eps)", "(proj 1 (add_norm ?x ?d ?gain ?eps))")
+            .also("(add ?x ?d)", "(proj 0 (add_norm ?x ?d ?gain ?eps))")
+            .when(&[Premise::SameType("?x", "?d")]),
+
+        // The row of the latent cache is computed where it is stored: norm of the latent, rotation of the key, both rounded as before.
+        Rule::new("rope-cache", Always(Exact),
+            "(write ?state (concat (rms_norm (slice ?kv 1 ?l 0) ?gain ?eps) (rope (slice ?kv 1 ?r ?l) ?pos ?attn ?fast ?slow ?factor ?original ?theta) 1) ?pos ?seq ?pages ?start)",
+            "(rope_cache ?kv ?gain ?state ?pos ?seq ?pages ?start ?attn ?fast ?slow ?eps ?factor ?original ?theta)"),
+    ]
+}

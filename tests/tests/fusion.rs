@@ -1,0 +1,215 @@
+//! Fusion of real models: the evaluator confirms every fused graph against the plain one, and costs decide between the forms.
+#![allow(clippy::unwrap_used)]
+
+use deepfuse_frontend::{Activations, Model, build};
+use deepfuse_ir::cost::Roofline;
+use deepfuse_ir::eval::{Evaluated, evaluate};
+use deepfuse_ir::testing::{Batch, Sequence, values};
+use deepfuse_ir::{Bucket, Graph, Op, ParamKind, Sizes, Tensor};
+use deepfuse_passes::canonicalize;
+use deepfuse_passes::fuse::{Certificate, FuseOptions, Fused, Numerics, Stop, fuse};
+use std::path::{Path, PathBuf};
+
+const MODELS: &[&str] =
+    &["tiny-v2", "tiny-v2-236b", "tiny-v3", "tiny-v3-mtp", "tiny-v3-fp8", "tiny-v31-fp8", "tiny-python"];
+
+fn checkpoint(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints").join(name)
+}
+
+fn options(numerics: Numerics) -> FuseOptions {
+    FuseOptions { numerics, disabled: vec![] }
+}
+
+fn plain(name: &str, activations: Activations) -> Graph {
+    let config = checkpoint(name).join("config.json");
+    canonicalize(build(&Model::open_config(&config).unwrap(), activations).unwrap()).unwrap()
+}
+
+fn fused(graph: &Graph, buckets: &[Bucket], numerics: Numerics) -> Fused {
+    fuse(graph, &Roofline::SMALL_SERVER, buckets, &options(numerics)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn count(graph: &Graph, op: Op) -> usize {
+    graph.nodes.iter().filter(|n| n.op == op).count()
+}
+
+/// A bucket with these typical sizes.
+fn at(name: &str, tokens: u64, sequences: u64, context: u64) -> Bucket {
+    Bucket {
+        name: name.into(),
+        typical: Sizes([tokens, sequences, context.div_ceil(64), sequences, context]),
+        ..Bucket::decode()
+    }
+}
+
+// ---- the evaluator -----------------------------------------------------------------------------------------------------------
+
+/// Weights of the checkpoint, inputs and states at random.
+fn run(graph: &Graph, model: &Model, batch: &Batch, seed: u64) -> Evaluated {
+    let mut random = values(graph, batch, seed);
+    let mut all = |name: &str, kind: &ParamKind| -> Option<Tensor> {
+        match kind {
+            ParamKind::Weight { source } => Some(model.read(source).unwrap()),
+            _ => random(name, kind),
+        }
+    };
+    evaluate(graph, &batch.sizes(), &mut all, &mut |_, _| {}).unwrap()
+}
+
+fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+    assert_eq!(a.shape, b.shape);
+    let pairs = a.floats().iter().zip(b.floats());
+    pairs.map(|(x, y)| (x - y).abs()).fold(0.0, |m, d| if d.is_nan() { f32::NAN } else { f32::max(m, d) })
+}
+
+fn rms(a: &Tensor, b: Option<&Tensor>) -> f32 {
+    let n = a.floats().len() as f32;
+    let square = |i: usize| (a.floats()[i] - b.map_or(0.0, |b| b.floats()[i])).powi(2);
+    ((0..a.floats().len()).map(square).sum::<f32>() / n).sqrt()
+}
+
+/// Both buckets of every model against the plain graph, f32 activations, nothing but reassociation: all fusions fire.
+#[test]
+fn fused_models_compute_the_same_in_f32() {
+    for name in MODELS {
+        let graph = plain(name, Activations::F32);
+        let result = fused(&graph, &Bucket::all(), Numerics::Reassociates);
+        let model = Model::open(&checkpoint(name)).unwrap();
+        let batch = Batch {
+            sequences: vec![
+                Sequence { cached: 0, new: 5 },
+                Sequence { cached: 70, new: 1 },
+                Sequence { cached: 63, new: 2 },
+            ],
+        };
+        let expected = run(&graph, &model, &batch, 7);
+        for (bucket, fused) in &result.graphs {
+            let found = run(fused, &model, &batch, 7);
+            let (bucket, difference) = (&bucket.name, largest_difference(&found.outputs[0], &expected.outputs[0]));
+            assert!(difference <= 2e-4, "{name}, {bucket}: logits differ by {difference}");
+            assert_eq!(found.states.len(), expected.states.len(), "{name}, {bucket}");
+            for (state, rows) in &expected.states {
+                let difference = largest_difference(&found.states[state], rows);
+                assert!(difference <= 1e-4, "{name}, {bucket}: {state} differs by {difference}");
+            }
+            for op in [Op::Softmax, Op::Silu, Op::RmsNorm, Op::TopK, Op::Combine, Op::Write, Op::CausalMask, Op::Sigmoid] {
+                let allowed = match op {
+                    // the first norm, the final one, and that of q_a
+                    Op::RmsNorm => 2 + count(&graph, Op::Write),
+                    _ => 0,
+                };
+                assert!(count(fused, op) <= allowed, "{name}, {bucket}: {} {}\n{fused}", count(fused, op), op.name());
+            }
+        }
+    }
+}
+
+/// With bf16 activations fusion drops roundings: the difference is that of a few roundings.
+#[test]
+fn fused_models_stay_near_in_bf16() {
+    for name in MODELS {
+        let graph = plain(name, Activations::Bf16);
+        let result = fused(&graph, &Bucket::all(), Numerics::Requantizes);
+        let model = Model::open(&checkpoint(name)).unwrap();
+        let batch = Batch { sequences: vec![Sequence { cached: 0, new: 3 }, Sequence { cached: 70, new: 2 }] };
+        let expected = run(&graph, &model, &batch, 3).outputs.remove(0);
+        for (bucket, fused) in &result.graphs {
+            let found = run(fused, &model, &batch, 3).outputs.remove(0);
+            let (error, spread) = (rms(&found, Some(&expected)), rms(&expected, None));
+            assert!(error <= 0.1 * spread, "{name}, {}: rms {error} of {spread}", bucket.name);
+        }
+    }
+}
+
+/// Without rounding differences allowed, bits are equal.
+#[test]
+fn exact_fusion_is_bit_equal() {
+    for (name, activations) in [("tiny-v3", Activations::Bf16), ("tiny-v2", Activations::F32)] {
+        let graph = plain(name, activations);
+        let result = fused(&graph, &Bucket::all(), Numerics::Exact);
+        let model = Model::open(&checkpoint(name)).unwrap();
+        let batch = Batch { sequences: vec![Sequence { cached: 65, new: 4 }] };
+        let expected = run(&graph, &model, &batch, 5).outputs.remove(0);
+        for (bucket, fused) in &result.graphs {
+            assert!(fused.nodes.len() < graph.nodes.len(), "{name}: something was fused");
+            assert_eq!(run(fused, &model, &batch, 5).outputs.remove(0), expected, "{name}, {}", bucket.name);
+        }
+    }
+}
+
+/// No rules: the same function gives the plain graph back, up to the order of its nodes.
+#[test]
+fn identity_extraction() {
+    for name in MODELS {
+        let graph = plain(name, Activations::Bf16);
+        let disabled = FuseOptions { numerics: Numerics::Requantizes, disabled: vec!["all".into()] };
+        let result = fuse(&graph, &Roofline::SMALL_SERVER, &[Bucket::decode()], &disabled).unwrap();
+        let mut ops: [Vec<Op>; 2] = [&graph, &result.graphs[0].1].map(|g| g.nodes.iter().map(|n| n.op).collect());
+        ops.iter_mut().for_each(|o| o.sort_unstable());
+        assert_eq!(ops[0], ops[1], "{name}");
+    }
+}
+
+// ---- costs decide -------------------------------------------------------------------------------------------------------------
+
+/// Few queries a sequence take the absorbed form of attention, many the expanded one.
+#[test]
+fn v3_absorbs_in_decode_and_expands_in_prefill() {
+    let graph = plain("deepseek-v3-config", Activations::Bf16);
+    let buckets = [at("1", 1, 1, 512), at("8", 8, 1, 512), at("8x8", 8, 8, 4096), at("512", 512, 1, 512)];
+    let result = fused(&graph, &buckets, Numerics::Requantizes);
+    let forms: Vec<(usize, usize)> =
+        result.graphs.iter().map(|(_, g)| (count(g, Op::MlaAbsorbed), count(g, Op::MlaExpanded))).collect();
+    assert_eq!(forms, [(61, 0), (61, 0), (61, 0), (0, 61)]);
+}
+
+/// Work grows with layer classes, not with layers; saturation ends by itself.
+#[test]
+fn v3_has_few_layer_classes() {
+    let graph = plain("deepseek-v3-config", Activations::Bf16);
+    let start = std::time::Instant::now();
+    let result = fused(&graph, &Bucket::all(), Numerics::Requantizes);
+    println!("{:?}\n{}", start.elapsed(), result.report);
+    assert!(result.report.classes.len() <= 6, "{}", result.report);
+    assert!(result.report.classes.iter().all(|c| c.stop == Stop::Saturated), "{}", result.report);
+    let regions: usize = result.report.classes.iter().map(|c| c.regions.len()).sum();
+    assert_eq!(regions, 62, "61 layers and the head");
+    for (bucket, fused) in &result.graphs {
+        for op in [Op::AddNorm, Op::RopeCache] {
+            assert!(count(fused, op) >= 60, "{}: {} {}", bucket.name, count(fused, op), op.name());
+        }
+        assert_eq!(count(fused, Op::Route), 58, "{}", bucket.name);
+        assert_eq!(count(fused, Op::ExpertSwiglu), 58, "{}", bucket.name);
+        assert_eq!(count(fused, Op::ExpertDown), 58, "{}", bucket.name);
+        assert_eq!(count(fused, Op::Swiglu), 61, "{}", bucket.name);
+    }
+}
+
+#[test]
+fn certificates_are_text() {
+    let graph = plain("tiny-v3", Activations::Bf16);
+    let certificate = fused(&graph, &Bucket::all(), Numerics::Requantizes).certificate;
+    let text = certificate.to_string();
+    assert_eq!(text.parse::<Certificate>().unwrap(), certificate);
+    for class in &certificate.classes {
+        assert!(deepfuse_ir::text::parse(&class.plain).is_ok());
+        assert!(class.fused.values().all(|g| deepfuse_ir::text::parse(g).is_ok()));
+    }
+    let used = certificate.classes.iter().flat_map(|c| &c.steps).filter(|s| !s.used.is_empty()).count();
+    assert!(used > 20, "{used} steps are used");
+    assert!("certificate 2 exact\nend\n".parse::<Certificate>().is_err());
+    assert!(text.replace("step 0", "step 1").parse::<Certificate>().is_err());
+}
+
+/// The same input gives the same bytes.
+#[test]
+fn fusion_is_deterministic() {
+    let graph = plain("tiny-v3-fp8", Activations::Bf16);
+    let text = || {
+        let f = fused(&graph, &Bucket::all(), Numerics::Requantizes);
+        let graphs: Vec<String> = f.graphs.iter().map(|(_, g)| g.to_string()).collect();
+        format!("{}{}{}", graphs.join(""), f.certificate, f.report)
+    };
+    assert_eq!(text(), text());
+}
