@@ -37,6 +37,14 @@ impl<'a> View<'a> {
         index.iter().zip(&self.strides).fold(self.mem, |m, (i, s)| m.at(*i * *s))
     }
 
+    /// An error unless the last axis is dense; `what` names the tensor.
+    pub fn dense_rows(&self, k: &Kernel<'_>, what: &str) -> Result<(), EmitError> {
+        if self.fixed_stride(self.rank() - 1) == Some(1) {
+            return Ok(());
+        }
+        Err(k.unsupported(format!("the last axis of {what} must be dense")))
+    }
+
     pub fn rank(&self) -> usize {
         self.dims.len()
     }

@@ -5,7 +5,10 @@ use std::ffi::{CStr, CString, c_void};
 pub type Entry = unsafe extern "C" fn(*const u64, u32, u32, u32);
 
 /// A shared object loaded from memory.
-pub struct Library(*mut c_void);
+///
+/// The descriptor stays open as long as the library: glibc knows a library by its path, so a second one under the same number
+/// would be taken for the first.
+pub struct Library(*mut c_void, i32);
 
 impl Library {
     pub fn load(bytes: &[u8]) -> Self {
@@ -24,8 +27,7 @@ impl Library {
             if handle.is_null() {
                 panic!("dlopen: {}", CStr::from_ptr(libc::dlerror()).to_string_lossy());
             }
-            libc::close(fd);
-            Self(handle)
+            Self(handle, fd)
         }
     }
 
@@ -43,7 +45,10 @@ impl Library {
 impl Drop for Library {
     fn drop(&mut self) {
         // SAFETY: the handle is open; kernels taken from it are not called any more.
-        unsafe { libc::dlclose(self.0) };
+        unsafe {
+            libc::dlclose(self.0);
+            libc::close(self.1);
+        }
     }
 }
 

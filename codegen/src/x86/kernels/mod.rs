@@ -5,8 +5,10 @@ mod chain;
 mod copy;
 mod einsum;
 mod embed;
+mod experts;
 mod gemm;
 mod linear;
+mod mla;
 mod norm;
 mod packed;
 mod pointwise;
@@ -15,6 +17,7 @@ mod reduce;
 mod rope;
 mod rope_cache;
 mod route;
+mod swiglu;
 mod tile;
 mod walk;
 
@@ -26,12 +29,17 @@ use deepfuse_ir::Family;
 pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
     match k.spec.family {
         Family::Linear => linear::lower(k),
+        Family::Swiglu => bare(k, swiglu::lower),
+        Family::ExpertSwiglu => bare(k, |k| experts::project(k, 2)),
+        Family::ExpertDown => bare(k, experts::down),
+        Family::MlaAbsorbed => bare(k, mla::absorbed),
+        Family::MlaExpanded => bare(k, mla::expanded),
         Family::Norm => bare(k, norm::lower),
         Family::RopeCache => bare(k, rope_cache::lower),
         Family::Embed => bare(k, embed::lower),
         Family::Route => bare(k, route::lower),
         Family::Pointwise => bare(k, pointwise::lower),
-        _ => Err(k.unsupported("no kernel yet")),
+        Family::Sample => Err(k.unsupported("no kernel: the runtime samples")),
     }
 }
 

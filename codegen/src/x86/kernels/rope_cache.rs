@@ -17,16 +17,16 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
 }
 
 /// Where the tokens of a step lie in a paged state.
-struct Slots<'a> {
-    pos: View<'a>,
-    seq: View<'a>,
-    pages: View<'a>,
-    page_start: View<'a>,
+pub struct Slots<'a> {
+    pub pos: View<'a>,
+    pub seq: View<'a>,
+    pub pages: View<'a>,
+    pub page_start: View<'a>,
 }
 
 impl<'a> Slots<'a> {
     /// Operands `pos`, `seq`, `pages`, `page_start` from number `i` on.
-    fn new(k: &Kernel<'a>, i: usize) -> Result<Self, EmitError> {
+    pub fn new(k: &Kernel<'a>, i: usize) -> Result<Self, EmitError> {
         Ok(Self { pos: k.input(i)?, seq: k.input(i + 1)?, pages: k.input(i + 2)?, page_start: k.input(i + 3)? })
     }
 

@@ -1,0 +1,85 @@
+//! MLA against the evaluator, over ragged batches with scattered pages.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::*;
+use deepfuse_ir::*;
+
+fn run(op: Op, args: Vec<Arg>, sizes: Sizes, tolerance: f32) {
+    let case = Case { op, attrs: attrs(&[("scale", real(0.2))]), args, sizes };
+    for target in targets() {
+        case.check(&target, close(tolerance));
+    }
+}
+
+/// `pos, seq, pages, page_start` of sequences given as (first new position, new tokens), pages scattered over `total`.
+fn batch(r: &mut Random, sequences: &[(usize, usize)], total: usize) -> (Sizes, [Arg; 4]) {
+    let (mut pos, mut seq, mut pages, mut page_start) = (vec![], vec![], vec![], vec![0]);
+    let mut free: Vec<i32> = (0..total as i32).collect();
+    for (s, (first, new)) in sequences.iter().enumerate() {
+        pos.extend((*first..first + new).map(|p| p as i32));
+        seq.extend(std::iter::repeat_n(s as i32, *new));
+        for _ in 0..(first + new).div_ceil(64) {
+            pages.push(free.swap_remove(r.below(free.len() as u64) as usize));
+        }
+        page_start.push(pages.len() as i32);
+    }
+    let (t, s, p) = (pos.len(), sequences.len(), pages.len());
+    let mut starts = Dim::symbol(Symbol::S);
+    starts.constant = 1;
+    let args = [
+        Arg::ints(&[T()], &[t], pos),
+        Arg::ints(&[T()], &[t], seq),
+        Arg::ints(&[Dim::symbol(Symbol::P)], &[p], pages),
+        Arg::ints(&[starts], &[s + 1], page_start),
+    ];
+    (Sizes([t as u64, s as u64, p as u64, 1, 0]), args)
+}
+
+const BATCHES: &[&[(usize, usize)]] = &[
+    &[(0, 1)],
+    &[(62, 1), (0, 3), (63, 1), (64, 1)],
+    &[(0, 20), (100, 17), (200, 1)],
+    &[(0, 130)],
+    &[(1000, 1), (127, 5)],
+];
+
+#[test]
+fn absorbed() {
+    let mut r = Random(1);
+    for dtype in FLOATS {
+        for sequences in BATCHES {
+            for (n, l, d) in [(2, 32, 16), (5, 48, 8), (16, 64, 32), (3, 21, 6)] {
+                let (sizes, [pos, seq, pages, page_start]) = batch(&mut r, sequences, 40);
+                let t = sizes.get(Symbol::T) as usize;
+                let ql = Arg::random(&mut r, dtype, &[T(), dim(n), dim(l)], &[t, n as usize, l as usize]);
+                let qr = Arg::random(&mut r, dtype, &[T(), dim(n), dim(d)], &[t, n as usize, d as usize]);
+                let state = Arg::state(&mut r, dtype, 40 * 64, (l + d) as usize);
+                run(Op::MlaAbsorbed, vec![ql, qr.with_gap(2), state, pos, seq, pages, page_start], sizes, 1e-4);
+            }
+        }
+    }
+}
+
+#[test]
+fn expanded() {
+    let mut r = Random(2);
+    for dtype in FLOATS {
+        for sequences in BATCHES {
+            for (n, d, e, v) in [(2, 32, 16, 32), (3, 24, 8, 40), (1, 21, 6, 5)] {
+                let (sizes, [pos, seq, _, page_start]) = batch(&mut r, sequences, 40);
+                let (t, x) = (sizes.get(Symbol::T) as usize, sizes.get(Symbol::P) as usize * 64);
+                let context = Dim::scaled(Symbol::P, 64);
+                let mut tensor = |rows: Dim, count: usize, n: u64, w: u64| {
+                    Arg::random(&mut r, dtype, &[rows, dim(n), dim(w)], &[count, n as usize, w as usize])
+                };
+                let (qn, qr) = (tensor(T(), t, n, d), tensor(T(), t, n, e));
+                let (k, value) = (tensor(context, x, n, d), tensor(context, x, n, v));
+                let kr = Arg::random(&mut r, dtype, &[context, dim(e)], &[x, e as usize]);
+                let args = vec![qn.with_gap(4), qr, k.with_gap(8), value.with_gap(6), kr.with_gap(2), pos, seq, page_start];
+                run(Op::MlaExpanded, args, sizes, 1e-4);
+            }
+        }
+    }
+}
