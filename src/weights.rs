@@ -204,7 +204,7 @@ fn make(w: &StoredWeight, piece: Piece, tensors: &dyn Tensors, b: &mut Buffers) 
                 let at = (matrix * rows + i * u64::from(q.block[0])) * cols + j * u64::from(q.block[1]);
                 b.out.extend(scale_at(&w.expr, at, tensors)?.to_le_bytes());
             }
-            pad_to(&mut b.out, codes.next_multiple_of(64));
+            pad_to(&mut b.out, codes);
         }
         Piece::Pad { codes } => pad_to(&mut b.out, codes),
     }
@@ -432,3 +432,6 @@ fn source_scale(name: &str, ty: &TensorType, at: u64, tensors: &dyn Tensors) -> 
     let value = f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
     if value.is_finite() { Ok(value) } else { Err(WeightError::Scale { name, index, value }) }
 }
+
+#[cfg(test)]
+mod tests;
