@@ -59,11 +59,13 @@ fn rotation_up_to_a_million() {
                 let pos = Arg::ints(&[T()], &[t], pos);
                 let x = gap(activation(&mut r, dtype, &[t, heads, width]), 6);
                 let mut list = yarn();
-                Case { op: Op::Rope, attrs: attrs(&list), args: vec![x, pos.clone()], sizes: sizes(t as u64) }.check(&target, tight(dtype));
+                Case { op: Op::Rope, attrs: attrs(&list), args: vec![x, pos.clone()], sizes: sizes(t as u64) }
+                    .check(&target, tight(dtype));
                 list.retain(|(name, _)| !matches!(*name, "factor" | "attn_factor"));
                 list.extend([("factor", real(1.0)), ("attn_factor", real(1.2))]);
                 let x = activation(&mut r, dtype, &[t, width]);
-                Case { op: Op::Rope, attrs: attrs(&list), args: vec![x, pos], sizes: sizes(t as u64) }.check(&target, tight(dtype));
+                Case { op: Op::Rope, attrs: attrs(&list), args: vec![x, pos], sizes: sizes(t as u64) }
+                    .check(&target, tight(dtype));
             }
         }
     }
@@ -84,14 +86,16 @@ fn cache_rows_of_ragged_batches() {
                     let place = [b.pos.clone(), b.seq.clone(), b.pages.clone(), b.page_start.clone()];
                     let mut args = vec![state.clone(), kv.clone()];
                     args.extend(place.clone());
-                    Case { op: Op::Write, attrs: Attrs::new(), args, sizes: b.sizes }.check(&target, Tolerance { absolute: 0.0, relative: 0.0 });
+                    Case { op: Op::Write, attrs: Attrs::new(), args, sizes: b.sizes }
+                        .check(&target, Tolerance { absolute: 0.0, relative: 0.0 });
                     let mut args = vec![kv, gain, state.clone()];
                     args.extend(place);
                     let mut list = yarn();
                     list.push(("eps", real(1e-6)));
                     Case { op: Op::RopeCache, attrs: attrs(&list), args, sizes: b.sizes }.check(&target, tight(dtype));
                     let args = vec![state, b.pages.clone()];
-                    Case { op: Op::Read, attrs: Attrs::new(), args, sizes: b.sizes }.check(&target, Tolerance { absolute: 0.0, relative: 0.0 });
+                    Case { op: Op::Read, attrs: Attrs::new(), args, sizes: b.sizes }
+                        .check(&target, Tolerance { absolute: 0.0, relative: 0.0 });
                 }
             }
         }

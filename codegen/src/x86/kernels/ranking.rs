@@ -30,11 +30,8 @@ impl<'a> Ranking<'a> {
         let numbers = no_nan(numbers) + 0.0;
         let bits = numbers.bitcast(V16I);
         let key = bits.lt(f.zero(V16I)).select(bits ^ 0x7fff_ffffi64, bits);
-        let key = if lanes < 16 {
-            self.iota.lt(f.int(V16I, lanes.into())).select(key, f.int(V16I, TAKEN))
-        } else {
-            key
-        };
+        let key =
+            if lanes < 16 { self.iota.lt(f.int(V16I, lanes.into())).select(key, f.int(V16I, TAKEN)) } else { key };
         self.keys.at(i * 4i64).store(key, 64);
     }
 
@@ -95,8 +92,8 @@ fn no_nan(v: Val<'_>) -> Val<'_> {
 /// Which groups of a row of scores stay.
 pub struct Groups<'a> {
     f: &'a Fx,
-    pub groups: u64,
-    pub keep: u64,
+    count: u64,
+    keep: u64,
     size: u64,
     /// Score: the largest, or the sum of the two largest.
     top2: bool,
@@ -118,19 +115,19 @@ impl<'a> Groups<'a> {
     pub fn new(f: &'a Fx, n: u64, limit: &Limit) -> Self {
         let Limit { groups, keep, top2, fill } = *limit;
         let scores = Mem::new(f.stack(F32, groups), Store::F32);
-        Self { f, groups, keep, size: n / groups, top2, fill, scores, ranking: Ranking::new(f, groups) }
+        Self { f, count: groups, keep, size: n / groups, top2, fill, scores, ranking: Ranking::new(f, groups) }
     }
 
     /// Overwrites the scores (f32) of all groups but the `keep` best.
     pub fn limit(&self, row: Mem<'a>) {
         let f = self.f;
-        f.count(self.groups, |g| self.scores.at(g).set(self.score(row.at(g * self.size))));
+        f.count(self.count, |g| self.scores.at(g).set(self.score(row.at(g * self.size))));
         self.ranking.fill(self.scores);
         f.count(self.keep, |_| {
             self.ranking.take();
         });
         let fill = f.float(V16, self.fill);
-        f.count(self.groups, |g| {
+        f.count(self.count, |g| {
             f.branch(
                 self.ranking.taken(g),
                 || {},

@@ -113,7 +113,9 @@ impl<'a> Sheet<'a> {
         }
         if rank == 0 {
             dims.push(f.i(1));
-            views.iter_mut().for_each(|v| v.strides.push(f.i(1)));
+            for v in &mut views {
+                v.strides.push(f.i(1));
+            }
         }
         Self { dims, views }
     }
