@@ -1,0 +1,228 @@
+//! Times the kernels of DeepSeek-V2-Lite on this machine: `cargo run --release -p deepfuse-codegen --example kernels [filter] [threads]`.
+//!
+//! Prints microseconds, GFLOP/s and GB/s of the fastest of many launches. Weights are spread over more memory than the caches
+//! hold, so a decode step reads them from memory as a model does.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use deepfuse_codegen::{Backend, emit_all, x86::X86, x86::targets};
+use deepfuse_ir::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+#[path = "../tests/common/exec.rs"]
+#[allow(dead_code)]
+mod exec;
+use exec::{Buffer, Entry, Library};
+
+/// Bytes of weights to walk through, well above the last-level cache.
+const COLD: usize = 384 << 20;
+
+struct Shape {
+    name: &'static str,
+    op: Op,
+    attrs: Attrs,
+    operands: Vec<Operand>,
+}
+
+fn tensor(dtype: DType, dims: &[Dim]) -> Operand {
+    Operand { ty: TensorType::new(dtype, dims.iter().copied()).into(), layout: Layout::Dense, constant: false }
+}
+
+fn rows(dims: &[u64]) -> Operand {
+    let dims: Vec<Dim> = std::iter::once(Dim::symbol(Symbol::T)).chain(dims.iter().map(|d| Dim::fixed(*d))).collect();
+    tensor(DType::Bf16, &dims)
+}
+
+fn weight(dtype: DType, dims: &[u64]) -> Operand {
+    let dims: Vec<Dim> = dims.iter().map(|d| Dim::fixed(*d)).collect();
+    Operand { constant: true, layout: Layout::Vnni, ..tensor(dtype, &dims) }
+}
+
+fn ints(dims: &[Dim]) -> Operand {
+    tensor(DType::I32, dims)
+}
+
+fn shapes(dtype: DType) -> Vec<Shape> {
+    let t = Dim::symbol(Symbol::T);
+    let shape = |name, op, operands| Shape { name, op, attrs: Attrs::new(), operands };
+    let linear = |name, n, k| shape(name, Op::Linear, vec![rows(&[k]), weight(dtype, &[n, k])]);
+    let head = |name, n, m, k| shape(name, Op::HeadLinear, vec![rows(&[n, k]), weight(dtype, &[n, m, k])]);
+    let idx = || ints(&[t, Dim::fixed(6)]);
+    let mut starts = Dim::symbol(Symbol::S);
+    starts.constant = 1;
+    let paging = || vec![ints(&[t]), ints(&[t]), ints(&[Dim::symbol(Symbol::P)]), ints(&[starts])];
+    let scale: Attrs = [("scale", Attr::Float(Float(0.1)))].into_iter().collect();
+    let state = StateType { kind: StateKind::Paged, dtype: DType::Bf16, width: 576, device: Device::DEFAULT };
+    let state = Operand { ty: Type::State(state), layout: Layout::Dense, constant: false };
+    let context = |dims: &[u64]| {
+        let dims: Vec<Dim> = std::iter::once(Dim::scaled(Symbol::P, 64)).chain(dims.iter().map(|d| Dim::fixed(*d))).collect();
+        tensor(DType::Bf16, &dims)
+    };
+    let mut absorbed = vec![rows(&[16, 512]), rows(&[16, 64]), state];
+    absorbed.extend(paging());
+    let mut expanded = vec![rows(&[16, 128]), rows(&[16, 64]), context(&[16, 128]), context(&[16, 128]), context(&[64])];
+    expanded.extend([ints(&[t]), ints(&[t]), ints(&[starts])]);
+    vec![
+        linear("q+kv_a", 3648, 2048),
+        linear("o_proj", 2048, 2048),
+        linear("dense_down", 2048, 10944),
+        linear("shared_down", 2048, 2816),
+        linear("lm_head", 102_400, 2048),
+        head("absorb_k", 16, 512, 128),
+        head("absorb_v", 16, 128, 512),
+        shape("dense_swiglu", Op::Swiglu, vec![rows(&[2048]), weight(dtype, &[10944, 2048]), weight(dtype, &[10944, 2048])]),
+        shape("shared_swiglu", Op::Swiglu, vec![rows(&[2048]), weight(dtype, &[2816, 2048]), weight(dtype, &[2816, 2048])]),
+        shape(
+            "expert_swiglu",
+            Op::ExpertSwiglu,
+            vec![rows(&[2048]), idx(), weight(dtype, &[64, 1408, 2048]), weight(dtype, &[64, 1408, 2048])],
+        ),
+        shape(
+            "expert_down",
+            Op::ExpertDown,
+            vec![rows(&[6, 1408]), idx(), tensor(DType::F32, &[t, Dim::fixed(6)]), weight(dtype, &[64, 2048, 1408])],
+        ),
+        Shape { name: "mla_absorbed", op: Op::MlaAbsorbed, attrs: scale.clone(), operands: absorbed },
+        Shape { name: "mla_expanded", op: Op::MlaExpanded, attrs: scale, operands: expanded },
+    ]
+}
+
+/// Bytes of an operand in memory, packed matrices with their padding.
+fn bytes_of(o: &Operand, sizes: &Sizes) -> usize {
+    if let Some(s) = o.state() {
+        return sizes.get(Symbol::P) as usize * 64 * s.width as usize * 2;
+    }
+    let t = o.tensor().unwrap();
+    if o.layout != Layout::Vnni {
+        return t.bytes(sizes) as usize;
+    }
+    let shape: Vec<usize> = t.fixed_shape().unwrap().iter().map(|n| *n as usize).collect();
+    let (n, k) = (shape[shape.len() - 2], shape[shape.len() - 1]);
+    let count: usize = shape[..shape.len() - 2].iter().product();
+    let (element, scales) = match t.dtype {
+        DType::Quant(_) => (1, n.div_ceil(128) * k.div_ceil(128)),
+        d => (d.bytes().unwrap() as usize, 0),
+    };
+    count * deepfuse_codegen::pack::matrix_bytes(n, k, element, scales)
+}
+
+fn fill(op: Op, o: &Operand, position: usize, sizes: &Sizes, seed: usize) -> Buffer {
+    let bytes = bytes_of(o, sizes);
+    let dtype = o.tensor().map_or(DType::Bf16, |t| t.dtype);
+    if dtype != DType::I32 {
+        // Small numbers of either sign in every type.
+        let pattern: [u8; 4] = if dtype == DType::F32 { 0.01f32.to_le_bytes() } else { [0x23, 0x3c, 0x11, 0xbc] };
+        return Buffer::holding(&pattern.iter().copied().cycle().take(bytes).collect::<Vec<u8>>());
+    }
+    let (n, pages) = (bytes / 4, sizes.get(Symbol::P) as i32);
+    let last_positions = || (0..n as i32).map(|i| pages * 64 - n as i32 + i).collect();
+    let values: Vec<i32> = match (op, position) {
+        (Op::MlaAbsorbed, 3) | (Op::MlaExpanded, 5) => last_positions(),
+        (Op::MlaAbsorbed, 4) | (Op::MlaExpanded, 6) => vec![0; n],
+        (Op::MlaAbsorbed, 5) => (0..n as i32).collect(),
+        (Op::MlaAbsorbed, 6) | (Op::MlaExpanded, 7) => vec![0, pages],
+        _ => (0..n).map(|i| ((i / 6 * 7 + i % 6 * 11 + seed * 13) % 64) as i32).collect(),
+    };
+    Buffer::holding(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
+}
+
+struct Bench {
+    entry: Entry,
+    phases: u32,
+    args: Vec<Vec<u64>>,
+}
+
+/// Workers meet here between phases.
+struct Barrier {
+    count: AtomicUsize,
+    workers: usize,
+}
+
+impl Barrier {
+    fn wait(&self, round: &mut usize) {
+        *round += self.workers;
+        self.count.fetch_add(1, Ordering::AcqRel);
+        let mut spins = 0u32;
+        while self.count.load(Ordering::Acquire) < *round {
+            spins += 1;
+            if spins.is_multiple_of(4096) { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+    }
+}
+
+/// Nanoseconds of the fastest launch.
+fn time(bench: &Bench, workers: usize, launches: usize) -> f64 {
+    let barrier = Barrier { count: AtomicUsize::new(0), workers };
+    let run = &|worker: usize| {
+        let (mut round, mut best) = (0, u128::MAX);
+        for i in 0..launches {
+            barrier.wait(&mut round);
+            let start = Instant::now();
+            for phase in 0..bench.phases {
+                let args = &bench.args[i % bench.args.len()];
+                // SAFETY: the arguments are those of the spec; buffers outlive the threads.
+                unsafe { (bench.entry)(args.as_ptr(), phase, worker as u32, workers as u32) };
+                barrier.wait(&mut round);
+            }
+            best = start.elapsed().as_nanos().min(best);
+        }
+        best as f64
+    };
+    std::thread::scope(|s| {
+        for worker in 1..workers {
+            s.spawn(move || run(worker));
+        }
+        run(0)
+    })
+}
+
+fn measure(shape: &Shape, target: &Target, tokens: u64, workers: usize, all: bool) {
+    let pages = if shape.name.starts_with("mla") { (4096 + tokens).div_ceil(64) } else { tokens.div_ceil(64) };
+    let sizes = Sizes([tokens, 1, pages, tokens, 0]);
+    let types: Vec<&Type> = shape.operands.iter().map(|o| &o.ty).collect();
+    let results = shape.op.infer(&types, &shape.attrs).unwrap();
+    let call = Call { op: shape.op, attrs: &shape.attrs, operands: &shape.operands, results: &results };
+    let Answer::Kernel { spec, .. } = kernel::spec_of(&call, &Bucket::decode()) else { panic!("a kernel") };
+    let work = cost::spec_work(&spec, &sizes);
+    let total: usize = spec.inputs.iter().map(|o| bytes_of(o, &sizes)).sum();
+    let copies = (COLD / total).clamp(1, 24);
+    let inputs: Vec<Vec<Buffer>> =
+        (0..copies).map(|c| spec.inputs.iter().enumerate().map(|(i, o)| fill(shape.op, o, i, &sizes, c)).collect()).collect();
+    let outputs: Vec<Buffer> = spec.outputs.iter().filter_map(Type::tensor).map(|t| Buffer::filled(t.bytes(&sizes) as usize, 0)).collect();
+    let scratch = Buffer::filled(spec.scratch_bytes(&sizes) as usize + 4096, 0);
+    let variants = X86.variants(&spec, target);
+    for variant in if all { &variants[..] } else { &variants[..1] } {
+        let code = emit_all(&[("k".into(), (*spec).clone(), variant.clone())], target, 1).unwrap();
+        let library = Library::load(&code.shared_object);
+        let args = inputs.iter().map(|list| {
+            let mut a = sizes.0.to_vec();
+            a.extend(list.iter().chain(&outputs).map(Buffer::address));
+            a.push(scratch.address() / 64 * 64);
+            a
+        });
+        let bench = Bench { entry: library.kernel("k"), phases: code.kernels[0].phases, args: args.collect() };
+        let launches = ((2e9 / (work.operations / 100.0 + work.bytes / 10.0)) as usize).clamp(5, 2000);
+        let nanos = time(&bench, workers, launches);
+        let (gflops, gbs) = (work.operations / nanos, work.bytes / nanos);
+        println!("{:14} T={tokens:<4} {:10.1} us {gflops:8.1} GFLOP/s {gbs:7.1} GB/s  {variant}", shape.name, nanos / 1e3);
+    }
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let pick = |i: usize, default: &str| args.get(i).cloned().unwrap_or_else(|| default.into());
+    let (filter, workers) = (pick(0, ""), pick(1, "2").parse().unwrap());
+    let tokens: Vec<u64> = pick(2, "1,8,32,128,512").split(',').map(|t| t.parse().unwrap()).collect();
+    let dtype = if pick(3, "bf16") == "fp8" { DType::Quant(Quant::FP8_B128) } else { DType::Bf16 };
+    let all = pick(4, "") == "all";
+    let target = targets::native();
+    println!("{}, {workers} threads, {} weights", target.name, pick(3, "bf16"));
+    for shape in shapes(dtype).iter().filter(|s| s.name.contains(&filter)) {
+        for t in &tokens {
+            if shape.name == "lm_head" && *t > 32 {
+                continue;
+            }
+            measure(shape, &target, *t, workers, all);
+        }
+    }
+}
