@@ -42,6 +42,8 @@ pub enum Error {
     TooManyRows { rows: u64, limit: u32 },
     #[error("a sequence of {tokens} tokens cannot be cut to {to}")]
     Truncate { tokens: u32, to: u32 },
+    #[error("the model computed NaN for token {id}")]
+    NotFinite { id: u32 },
     #[error("{}: {reason}", path.display())]
     Input { path: PathBuf, reason: String },
     #[error("the tokenizer of the artifact: {0}")]
@@ -91,6 +93,7 @@ impl Error {
             Self::Context { .. } => ("runtime::context", exit::INPUT),
             Self::TooManyRows { .. } => ("runtime::rows", exit::USAGE),
             Self::Truncate { .. } => ("runtime::truncate", exit::USAGE),
+            Self::NotFinite { .. } => ("runtime::not-finite", exit::INPUT),
             Self::Input { .. } => ("runtime::input", exit::INPUT),
             Self::Tokenizer(_) => ("runtime::tokenizer", exit::REJECTED),
             Self::NoTokenizer => ("runtime::no-tokenizer", exit::INPUT),
@@ -139,6 +142,7 @@ impl Error {
                 .help("shorten the prompt, ask for fewer new tokens, or raise --context up to the model's own limit"),
             Self::TooManyRows { rows, limit } => r.values(limit.to_string(), rows.to_string()),
             Self::Input { path, .. } => r.file(path),
+            Self::NotFinite { .. } => r.help("are there NaN or Inf in the weights? `verify` counts them"),
             Self::NoTokenizer => r.help("give the prompt as --ids"),
             Self::Panicked => r.help("please report this with the command that led to it"),
             _ => r,

@@ -15,15 +15,22 @@
 //! `unsafe` lives in `memory` (mappings), `code` (loading), `program` (calling kernels), `cpu`, `pool`.
 
 pub mod batch;
+pub mod bench;
+pub mod cli;
 mod code;
 pub mod cpu;
 pub mod error;
+pub mod generate;
+pub mod golden;
 pub mod memory;
 pub mod pages;
 pub mod pool;
 pub mod program;
+pub mod sample;
 pub mod session;
+pub mod tokenizer;
 pub mod trace;
+pub mod verify;
 
 pub use batch::Feed;
 pub use deepfuse_artifact::Artifact;

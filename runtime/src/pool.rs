@@ -80,7 +80,7 @@ impl std::fmt::Debug for Shared {
 }
 
 /// The job of the moment. Written by the caller while all workers wait, read by workers after `start` changed.
-struct JobSlot(UnsafeCell<Option<*const Job>>);
+struct JobSlot(UnsafeCell<Option<&'static Job>>);
 
 // SAFETY: accesses are ordered by `start` and `done`, see above; the job itself is `Sync`.
 unsafe impl Sync for JobSlot {}
@@ -142,7 +142,7 @@ impl Pool {
         let s = &*self.shared;
         let done = s.done.now();
         // SAFETY: the lifetime is erased only while this call runs: below it waits until every worker has left the job.
-        let job: *const Job = unsafe { std::mem::transmute::<*const (dyn Fn(&Worker<'_>) + Sync), *const Job>(job) };
+        let job: &'static Job = unsafe { std::mem::transmute::<&(dyn Fn(&Worker<'_>) + Sync), &'static Job>(job) };
         // SAFETY: no worker reads the slot now: all wait for `start` to change.
         unsafe { *s.job.0.get() = Some(job) };
         s.running.store(s.workers - 1, Ordering::Release);
@@ -191,7 +191,7 @@ impl Shared {
 
     fn work(&self, index: u32) {
         // SAFETY: the caller of `run` set the slot before `start` changed and keeps the job alive until `done` changes.
-        let job = unsafe { &*(*self.job.0.get()).expect("a job is set before workers start") };
+        let job = unsafe { (*self.job.0.get()).expect("a job is set before workers start") };
         let worker = Worker { index, workers: self.workers, barrier: &self.barrier };
         if catch_unwind(AssertUnwindSafe(|| job(&worker))).is_err() {
             self.panicked.store(true, Ordering::Release);

@@ -140,6 +140,11 @@ impl Session {
         self.pool.workers()
     }
 
+    /// Whether the worker threads have CPUs of their own.
+    pub fn pinned(&self) -> bool {
+        self.pool.pinned()
+    }
+
     /// Cache pages of 64 tokens that are free.
     pub fn free_pages(&self) -> u32 {
         self.pages.free_pages()

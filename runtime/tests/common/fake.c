@@ -3,6 +3,7 @@
 typedef unsigned long long u64;
 typedef unsigned int u32;
 typedef int i32;
+#define VOCAB 320
 
 // x[t] = table[ids[t]]; two phases, the second one adds the position, so that a missing barrier shows.
 // args: ids, pos, table i64 [V], x i64 [T]
@@ -45,9 +46,9 @@ static void hash(const u64 *a, u32 worker, u32 workers, u64 salt) {
             h ^= h >> 29;
             if (state[row * 2 + 1] != ~state[row * 2]) h = 0; // a row that was never written, or copied in part
         }
-        for (u64 v = 0; v < 50; v++) {
+        for (u64 v = 0; v < VOCAB; v++) {
             u64 x = (h + v) * 0x9e3779b97f4a7c15ull;
-            logits[r * 50 + v] = (float)(x >> 40) / 16777216.0f;
+            logits[r * VOCAB + v] = (float)(x >> 40) / 16777216.0f;
         }
     }
 }

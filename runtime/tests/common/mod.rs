@@ -12,19 +12,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
-pub const VOCAB: u32 = 50;
+pub const VOCAB: u32 = 320;
 pub const CONTEXT: u32 = 1000;
 /// Bytes of a cache page.
 pub const PAGE_BYTES: u64 = 64 * 16;
 
 const PLAN: &str = "plan 1
-vocab 50
+vocab 320
 state cache paged row 16
-weight table bytes 400
+weight table bytes 2560
 kernel embed family embed phases 2 bytes [0, 64, 0, 0, 0, 0, 0] operations [0, 1, 0, 0, 0, 0, 0]
 kernel write family rope_cache phases 1 bytes [0, 80, 0, 0, 0, 0, 0] operations [0, 0, 0, 0, 0, 0, 0]
-kernel head family linear phases 1 bytes [0, 0, 0, 1024, 200, 0, 0] operations [0, 0, 0, 0, 0, 0, 64]
-kernel head_long family linear phases 1 bytes [0, 0, 0, 1024, 200, 0, 0] operations [0, 0, 0, 0, 0, 0, 64]
+kernel head family linear phases 1 bytes [0, 0, 0, 1024, 1280, 0, 0] operations [0, 0, 0, 0, 0, 0, 64]
+kernel head_long family linear phases 1 bytes [0, 0, 0, 1024, 1280, 0, 0] operations [0, 0, 0, 0, 0, 0, 64]
 bucket long tokens 8..max queries 8..max pages 1..4 {
   buffer %0 T offset 0 bytes 64
   buffer %1 T offset 64 bytes 64
@@ -96,7 +96,7 @@ pub fn write(path: &Path, kind: &Kind<'_>) -> PathBuf {
         .unwrap();
     }
     if kind.weights {
-        let decl = [WeightDecl { name: "table".into(), bytes: 400, elements: Elements::all(Element::U8) }];
+        let decl = [WeightDecl { name: "table".into(), bytes: 2560, elements: Elements::all(Element::U8) }];
         let bytes: Vec<u8> = (0..VOCAB).flat_map(|id| table(id).to_le_bytes()).collect();
         let mut weights = w.weights(&decl, 1 << 20).unwrap();
         weights.append(0, &bytes).unwrap();
@@ -154,4 +154,40 @@ pub fn ids(seed: u64, n: usize) -> Vec<u32> {
         (x >> 33) as u32 % VOCAB
     };
     (0..n).map(next).collect()
+}
+
+/// A golden file of the fake model: greedy ids after a prompt, and all logits.
+pub fn write_golden(path: &Path, prompt: &[u32], new: usize, change: impl Fn(usize, &mut Vec<f32>)) {
+    let mut text = prompt.to_vec();
+    let mut logits = vec![];
+    for i in 0..prompt.len() + new - 1 {
+        let row = expected(&text[..=i]);
+        if i + 1 >= prompt.len() {
+            text.push(deepfuse_runtime::sample::greedy(&row).unwrap());
+        }
+        let mut row = row;
+        change(i, &mut row);
+        logits.extend(row.iter().flat_map(|x| x.to_le_bytes()));
+    }
+    let wide = |ids: &[u32]| ids.iter().flat_map(|id| i64::from(*id).to_le_bytes()).collect::<Vec<u8>>();
+    let (prefill, decode) = logits.split_at(prompt.len() * VOCAB as usize * 4);
+    let tensors = [
+        ("generated_ids", "I64", vec![new], wide(&text[prompt.len()..])),
+        ("prompt_ids", "I64", vec![prompt.len()], wide(prompt)),
+        ("prefill_logits", "F32", vec![prompt.len(), VOCAB as usize], prefill.to_vec()),
+        ("decode_logits", "F32", vec![new - 1, VOCAB as usize], decode.to_vec()),
+    ];
+    let (mut header, mut data) = (serde_json::json!({"__metadata__": {"golden": "test"}}), vec![]);
+    for (name, dtype, shape, bytes) in tensors {
+        let start = data.len();
+        data.extend(bytes);
+        header[name] = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [start, data.len()]});
+    }
+    let header = header.to_string();
+    std::fs::write(path, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()).unwrap();
+}
+
+/// A checkpoint of `tests/checkpoints`.
+pub fn checkpoint(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/checkpoints").join(name)
 }
