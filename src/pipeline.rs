@@ -3,6 +3,7 @@
 use crate::catalog::BackendCatalog;
 use crate::error::Error;
 use crate::weights::Tensors;
+use deepfuse_artifact::plan::Action;
 use deepfuse_codegen::x86::X86;
 use deepfuse_frontend::{Activations, Model};
 use deepfuse_ir::{Bucket, Graph, Target};
@@ -10,6 +11,7 @@ use deepfuse_passes::fuse::{FuseOptions, Fused, Numerics};
 use deepfuse_passes::plan::{Planned, plan};
 use deepfuse_passes::select::{Selection, Weights, select};
 use deepfuse_tuner::Choice;
+use indexmap::IndexMap;
 use std::path::{Path, PathBuf};
 
 /// What to compile, for what, and how far rewrites may go.
@@ -84,18 +86,33 @@ pub fn compile(req: &Request, stage: &mut dyn FnMut(&str)) -> Result<Compiled, E
     stage("plan");
     let mut planned = plan(&calls, &weights, model.config.vocab as u32)?; // order, buffers, offsets in bytes
     stage("choose");
-    let choices = choose(&planned, &req.target); // KernelSpec -> Variant, records first
+    let mut choices = choose(&planned, &req.target); // KernelSpec -> Variant, records first
     stage("codegen");
-    let code = emit(&mut planned, &choices, req)?;
+    let code = emit(&mut planned, &mut choices, req)?;
     Ok(Compiled { model, fused, planned, weights, choices, code })
 }
 
-/// Emits all kernels and enters their symbols and phases into the plan.
-fn emit(planned: &mut Planned, choices: &[Choice], req: &Request) -> Result<deepfuse_codegen::Code, Error> {
+/// Emits all kernels and enters their symbols and phases into the plan. Kernels with equal code become one row.
+fn emit(planned: &mut Planned, choices: &mut Vec<Choice>, req: &Request) -> Result<deepfuse_codegen::Code, Error> {
     let code = deepfuse_codegen::emit_all(&kernels(planned, choices), &req.target, req.jobs)?;
-    for (row, placed) in planned.plan.kernels.iter_mut().zip(&code.kernels) {
+    let mut rows: IndexMap<String, usize> = IndexMap::new();
+    let mut row_of = vec![];
+    for (i, placed) in code.kernels.iter().enumerate() {
+        let row = &mut planned.plan.kernels[i];
         row.symbol.clone_from(&placed.symbol);
         row.phases = placed.phases;
+        let entry = rows.entry(placed.symbol.clone());
+        row_of.push(entry.index() as u32);
+        entry.or_insert(i);
+    }
+    let keep: Vec<usize> = rows.into_values().collect();
+    planned.plan.kernels = keep.iter().map(|i| planned.plan.kernels[*i].clone()).collect();
+    planned.specs = keep.iter().map(|i| planned.specs[*i].clone()).collect();
+    *choices = keep.iter().map(|i| choices[*i].clone()).collect();
+    for action in planned.plan.buckets.iter_mut().flat_map(|b| &mut b.actions) {
+        if let Action::Launch(launch) = action {
+            launch.kernel = row_of[launch.kernel as usize];
+        }
     }
     Ok(code)
 }

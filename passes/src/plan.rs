@@ -56,15 +56,26 @@ fn state_kind(kind: StateKind) -> out::StateKind {
 
 fn plan_bucket(s: &Selection, kernels: &mut IndexMap<KernelSpec, out::Kernel>) -> Result<out::BucketPlan, PlanError> {
     let (buffers, scratch) = place_buffers(s)?;
+    // The result is the caller's memory: it has no buffer, and those after it move up by one.
+    let index = |value: usize| (value - usize::from(value > s.logits)) as u32;
     let mut actions = Vec::with_capacity(s.calls.len());
     for (at, call) in s.calls.iter().enumerate() {
         let next = kernels.len();
         let entry = kernels.entry(call.spec.clone());
         let kernel = entry.index() as u32;
         entry.or_insert_with(|| kernel_row(next, &call.spec));
-        let mut args = call.inputs.iter().zip(&call.spec.inputs).map(|(source, operand)| argument(s, source, operand)).collect::<Result<Vec<_>, _>>()?;
+        let mut args = call
+            .inputs
+            .iter()
+            .zip(&call.spec.inputs)
+            .map(|(source, operand)| argument(s, source, operand, &index))
+            .collect::<Result<Vec<_>, _>>()?;
         for value in call.outputs.iter().flatten() {
-            args.push(if *value == s.logits { out::Arg::Logits } else { out::Arg::Buffer { index: *value as u32, offset: 0 } });
+            args.push(if *value == s.logits {
+                out::Arg::Logits
+            } else {
+                out::Arg::Buffer { index: index(*value), offset: 0 }
+            });
         }
         if let Some(index) = scratch[at] {
             args.push(out::Arg::Buffer { index, offset: 0 });
@@ -79,7 +90,12 @@ fn assumptions(b: &Bucket) -> out::Assumptions {
     out::Assumptions { tokens: range(&b.tokens), queries: range(&b.queries), pages: range(&b.pages) }
 }
 
-fn argument(s: &Selection, source: &Source, operand: &deepfuse_ir::Operand) -> Result<out::Arg, PlanError> {
+fn argument(
+    s: &Selection,
+    source: &Source,
+    operand: &deepfuse_ir::Operand,
+    index: &dyn Fn(usize) -> u32,
+) -> Result<out::Arg, PlanError> {
     Ok(match source {
         Source::Input(name) => out::Arg::Input(input(name)?),
         Source::State(i) => out::Arg::State(*i as u32),
@@ -87,7 +103,7 @@ fn argument(s: &Selection, source: &Source, operand: &deepfuse_ir::Operand) -> R
         Source::Value { value, .. } if *value == s.logits => out::Arg::Logits,
         Source::Value { value, offset } => {
             let bytes = operand.tensor().and_then(|t| t.dtype.bytes()).unwrap_or(1);
-            out::Arg::Buffer { index: *value as u32, offset: offset * bytes }
+            out::Arg::Buffer { index: index(*value), offset: offset * bytes }
         }
     })
 }
@@ -107,7 +123,13 @@ fn input(name: &str) -> Result<out::Input, PlanError> {
 /// The symbol is set by the code generator's order; phases are known once the kernel is emitted.
 fn kernel_row(index: usize, spec: &KernelSpec) -> out::Kernel {
     let (bytes, operations) = work_terms(spec);
-    out::Kernel { symbol: format!("{}_{index}", spec.family.name()), family: spec.family.name().to_owned(), phases: 1, bytes, operations }
+    out::Kernel {
+        symbol: format!("{}_{index}", spec.family.name()),
+        family: spec.family.name().to_owned(),
+        phases: 1,
+        bytes,
+        operations,
+    }
 }
 
 /// Bytes and operations as coefficients of `[1, T, S, P, R, C, T P]`, by finite differences: `cost::work` is a sum of such terms,
@@ -183,9 +205,7 @@ fn place_buffers(s: &Selection) -> Result<(Vec<out::Buffer>, Vec<Option<u32>>), 
             intervals[v].last = intervals[v].last.max(at);
         }
     }
-    if let Some(result) = intervals.get_mut(s.logits) {
-        result.bytes = 0; // the caller's memory
-    }
+    intervals.remove(s.logits);
     let mut scratch = vec![None; s.calls.len()];
     for (at, call) in s.calls.iter().enumerate() {
         let (constant, terms) = call.spec.scratch_terms();
@@ -199,7 +219,8 @@ fn place_buffers(s: &Selection) -> Result<(Vec<out::Buffer>, Vec<Option<u32>>), 
 }
 
 fn touched(call: &KernelCall) -> impl Iterator<Item = usize> + '_ {
-    let inputs = call.inputs.iter().filter_map(|s| if let Source::Value { value, .. } = s { Some(*value) } else { None });
+    let inputs =
+        call.inputs.iter().filter_map(|s| if let Source::Value { value, .. } = s { Some(*value) } else { None });
     inputs.chain(call.outputs.iter().flatten().copied())
 }
 
@@ -207,13 +228,17 @@ fn touched(call: &KernelCall) -> impl Iterator<Item = usize> + '_ {
 fn first_fit(intervals: &[Interval]) -> Vec<out::Buffer> {
     let mut order: Vec<usize> = (0..intervals.len()).collect();
     order.sort_by_key(|i| (intervals[*i].first, *i));
-    let mut buffers: Vec<out::Buffer> = intervals.iter().map(|i| out::Buffer { arena: i.arena, offset: 0, bytes: i.bytes }).collect();
+    let mut buffers: Vec<out::Buffer> =
+        intervals.iter().map(|i| out::Buffer { arena: i.arena, offset: 0, bytes: i.bytes }).collect();
     let mut alive: Vec<usize> = vec![];
     for i in order {
         let me = &intervals[i];
         alive.retain(|j| intervals[*j].last >= me.first);
-        let mut taken: Vec<(u64, u64)> =
-            alive.iter().filter(|j| intervals[**j].arena == me.arena).map(|j| (buffers[*j].offset, buffers[*j].offset + buffers[*j].bytes)).collect();
+        let mut taken: Vec<(u64, u64)> = alive
+            .iter()
+            .filter(|j| intervals[**j].arena == me.arena)
+            .map(|j| (buffers[*j].offset, buffers[*j].offset + buffers[*j].bytes))
+            .collect();
         taken.sort_unstable();
         let mut offset = 0;
         for (from, to) in taken {
