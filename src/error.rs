@@ -2,6 +2,7 @@
 
 use deepfuse_artifact::report::{Report, exit};
 use deepfuse_frontend::ErrorKind;
+use deepfuse_passes::fuse::FuseError;
 
 /// Anything that ends a command.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +14,7 @@ pub enum Error {
     #[error(transparent)]
     Weight(#[from] crate::weights::WeightError),
     #[error(transparent)]
-    Fuse(#[from] deepfuse_passes::fuse::FuseError),
+    Fuse(#[from] FuseError),
     #[error(transparent)]
     Select(#[from] deepfuse_passes::select::SelectError),
     #[error(transparent)]
@@ -44,6 +45,10 @@ impl Error {
             Self::Artifact(e) => e.report(),
             Self::Checkpoint(e) => checkpoint(e),
             Self::Weight(e) => weight(e),
+            Self::Fuse(FuseError::UnknownRule { name, known }) => {
+                Report::new("usage", exit::USAGE, format!("there is no rule `{name}`")).help(format!("rules: {known}"))
+            }
+            Self::Fuse(e @ FuseError::NoKernel { .. }) => Report::new("passes::fuse", exit::UNSUPPORTED, e.to_string()),
             Self::Fuse(e) => bug("passes::fuse", e),
             Self::Select(e) => Report::new("passes::select", exit::UNSUPPORTED, e.to_string())
                 .help("this target has no kernel for it; `deepfuse doctor` lists the targets"),

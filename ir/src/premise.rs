@@ -111,19 +111,19 @@ impl Build {
     }
 }
 
-fn value<'a>(b: &'a dyn Bindings, var: Var) -> Option<&'a Type> {
+fn value(b: &dyn Bindings, var: Var) -> Option<&Type> {
     if let Bound::Value { ty, .. } = b.bound(var)? { Some(ty) } else { None }
 }
 
-fn tensor<'a>(b: &'a dyn Bindings, var: Var) -> Option<&'a TensorType> {
+fn tensor(b: &dyn Bindings, var: Var) -> Option<&TensorType> {
     value(b, var)?.tensor()
 }
 
-fn attr<'a>(b: &'a dyn Bindings, var: Var) -> Option<&'a Attr> {
+fn attr(b: &dyn Bindings, var: Var) -> Option<&Attr> {
     if let Bound::Attr(a) = b.bound(var)? { Some(a) } else { None }
 }
 
-fn shape_of<'a>(b: &'a dyn Bindings, var: Var) -> Option<&'a [Dim]> {
+fn shape_of(b: &dyn Bindings, var: Var) -> Option<&[Dim]> {
     if let Attr::Shape(s) = attr(b, var)? { Some(s) } else { None }
 }
 

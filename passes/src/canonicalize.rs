@@ -14,6 +14,7 @@ use indexmap::IndexMap;
 /// * no node that nothing uses; a write of a state is always used
 ///
 /// Errors: [`FuseError::Verify`].
+#[allow(clippy::needless_pass_by_value)] // a pass consumes what it replaces
 pub fn canonicalize(graph: Graph) -> Result<Graph, FuseError> {
     let result = without_dead(&simplified(&graph));
     checked("canonicalize", &result)?;

@@ -68,7 +68,12 @@ enum Place {
 /// Selects kernels for one bucket's graph. Weights go into `weights`, shared by all buckets.
 ///
 /// Errors: [`SelectError::NoKernel`] if the catalog knows no kernel for a node that is no view and no constant.
-pub fn select(graph: &Graph, catalog: &dyn Catalog, bucket: &Bucket, weights: &mut Weights) -> Result<Selection, SelectError> {
+pub fn select(
+    graph: &Graph,
+    catalog: &dyn Catalog,
+    bucket: &Bucket,
+    weights: &mut Weights,
+) -> Result<Selection, SelectError> {
     let mut places: Vec<Option<Place>> = vec![None; graph.value_count()];
     let mut s = Selection { bucket: bucket.clone(), calls: vec![], values: vec![], states: vec![], logits: usize::MAX };
     for (i, p) in graph.params.iter().enumerate() {
@@ -93,7 +98,8 @@ pub fn select(graph: &Graph, catalog: &dyn Catalog, bucket: &Bucket, weights: &m
                 }
             }
             Answer::View => {
-                let (shift, strides) = view_of(node.op, &node.attrs, &operands[0]).expect("the catalog answered with a view");
+                let (shift, strides) =
+                    view_of(node.op, &node.attrs, &operands[0]).expect("the catalog answered with a view");
                 let Type::Tensor(ty) = &node.types[0] else { continue };
                 places[node.results[0].index()] = Some(match &sources[0] {
                     Place::Value { value, offset, .. } => {

@@ -1,17 +1,20 @@
 //! One test for every file `tests/cases/**/*.ir`.
 //!
 //! ```text
-//! // test: parse | verify | pass <name>..        what to run
+//! // test: parse | verify | pass <name>..        what to run; passes: canonicalize, fuse
 //! // expect-error: ir::contract at %1            one line for each error, in the order of the text; none for a good case
 //! graph @f(..) { .. }
 //! // ---- expect
 //! <the printed result, or the messages>          BLESS=1 writes this part
 //! ```
-//! `parse` reads and checks types; `verify` reads types as written and runs the verifier.
+//! `parse` reads and checks types; `verify` reads types as written and runs the verifier. `fuse` prices kernels by a roofline and takes
+//! settings: `pass canonicalize fuse bucket=prefill numerics=exact only=add-norm,swiglu disable=absorb-key`.
 
-use deepfuse_ir::Graph;
+use deepfuse_ir::cost::Roofline;
 use deepfuse_ir::text::{ParseError, parse, parse_unchecked};
 use deepfuse_ir::verify::{VerifyError, verify};
+use deepfuse_ir::{Bucket, Graph};
+use deepfuse_passes::fuse::{FuseOptions, Numerics, fuse, rules};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -87,8 +90,51 @@ fn run(what: &str, case: &str) -> Result<Outcome, String> {
                 Err(errors) => bad_graph(&errors.0),
             },
         },
-        _ => return Err(format!("unknown test kind `{what}`; known are: parse, verify")),
+        ["pass", passes @ ..] => match parse(case) {
+            Ok(g) => good(&run_passes(g, passes)?),
+            Err(errors) => bad_text(case, &errors),
+        },
+        _ => return Err(format!("unknown test kind `{what}`; known are: parse, verify, pass")),
     })
+}
+
+fn run_passes(mut graph: Graph, words: &[&str]) -> Result<Graph, String> {
+    let (settings, passes): (Vec<&str>, Vec<&str>) = words.iter().partition(|w| w.contains('='));
+    for pass in passes {
+        graph = match pass {
+            "canonicalize" => deepfuse_passes::canonicalize(graph).map_err(|e| e.to_string())?,
+            "fuse" => run_fuse(&graph, &settings)?,
+            other => return Err(format!("unknown pass `{other}`; known are: canonicalize, fuse")),
+        };
+    }
+    Ok(graph)
+}
+
+fn run_fuse(graph: &Graph, settings: &[&str]) -> Result<Graph, String> {
+    let mut options = FuseOptions { numerics: Numerics::Requantizes, disabled: vec![] };
+    let mut bucket = Bucket::decode();
+    for (name, value) in settings.iter().filter_map(|s| s.split_once('=')) {
+        let mut list = value.split(',');
+        match name {
+            "bucket" => {
+                let found = Bucket::all().into_iter().find(|b| b.name == value);
+                bucket = found.ok_or_else(|| format!("there is no bucket `{value}`"))?;
+            }
+            "numerics" => options.numerics = value.parse().map_err(|()| format!("there is no class `{value}`"))?,
+            "disable" => options.disabled.extend(list.map(str::to_owned)),
+            "only" => {
+                let others = rules::all().into_iter().filter(|r| !list.clone().any(|name| name == r.name));
+                options.disabled.extend(others.map(|r| r.name.to_owned()));
+                if let Some(unknown) = list.find(|name| !rules::all().iter().any(|r| r.name == *name)) {
+                    return Err(format!("there is no rule `{unknown}`"));
+                }
+            }
+            _ => return Err(format!("unknown setting `{name}`")),
+        }
+    }
+    let fused = fuse(graph, &Roofline::SMALL_SERVER, &[bucket], &options).map_err(|e| e.to_string())?;
+    let mut graphs = fused.graphs;
+    Ok(graphs.remove(0).1)
 }
 
 fn good(graph: &Graph) -> Outcome {

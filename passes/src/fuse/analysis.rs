@@ -74,9 +74,7 @@ impl Analysis<Enode> for Typing {
                 let input = &egraph.analysis.inputs[*i as usize];
                 (input.constant, input.parameter)
             }
-            Enode::Op(..) | Enode::Proj(_) => {
-                (enode.operands().iter().all(|id| egraph[*id].data.constant), false)
-            }
+            Enode::Op(..) | Enode::Proj(_) => (enode.operands().iter().all(|id| egraph[*id].data.constant), false),
         };
         let term = if let Enode::Attr(a) = enode { Some(Term::Attr(a.clone())) } else { None };
         Facts { what, constant, parameter, term }
@@ -102,11 +100,7 @@ impl Analysis<Enode> for Typing {
 }
 
 /// What a node is, from what its children are.
-pub fn result_of(
-    enode: &Enode,
-    inputs: &[InputFacts],
-    what: impl Fn(Id) -> What,
-) -> Result<What, String> {
+pub fn result_of(enode: &Enode, inputs: &[InputFacts], what: impl Fn(Id) -> What) -> Result<What, String> {
     let bad = |message: &str| Err(message.to_owned());
     match enode {
         Enode::Attr(a) => Ok(What::Attr(a.clone())),

@@ -23,7 +23,10 @@ pub enum Term {
     Node(u32),
     Attr(Attr),
     /// What step `step` added for node `node` of its right side.
-    Made { step: u32, node: u32 },
+    Made {
+        step: u32,
+        node: u32,
+    },
 }
 
 /// In which direction an equation was used.
@@ -185,13 +188,11 @@ impl<'a> Reader<'a> {
         let plain = self.graph()?;
         let mut steps = vec![];
         while let Some(text) = self.after(&format!("step {}: ", steps.len())) {
-            match parse_step(text) {
-                Some(step) => steps.push(step),
-                None => {
-                    self.at -= 1;
-                    return self.error("`step N: RULE => CLASS ?x:value.0 .. if PREMISE; .. // BUCKET, ..`");
-                }
-            }
+            let Some(step) = parse_step(text) else {
+                self.at -= 1;
+                return self.error("`step N: RULE => CLASS ?x:value.0 .. if PREMISE; .. // BUCKET, ..`");
+            };
+            steps.push(step);
         }
         let mut fused = IndexMap::new();
         while let Some(bucket) = self.after("fused ") {

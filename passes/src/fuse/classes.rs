@@ -68,9 +68,8 @@ fn entering(graph: &Graph, nodes: &Range<usize>) -> Vec<ValueId> {
 fn leaving(graph: &Graph, nodes: &Range<usize>, last: &[Option<usize>]) -> Vec<ValueId> {
     let region = &graph.nodes[nodes.clone()];
     let results = region.iter().flat_map(|n| n.results.iter().zip(&n.types));
-    let leaves = |v: &ValueId, ty: &Type| {
-        last[v.index()].is_some_and(|at| at >= nodes.end) || matches!(ty, Type::State(_))
-    };
+    let leaves =
+        |v: &ValueId, ty: &Type| last[v.index()].is_some_and(|at| at >= nodes.end) || matches!(ty, Type::State(_));
     results.filter(|(v, ty)| leaves(v, ty)).map(|(v, _)| *v).collect()
 }
 

@@ -46,7 +46,8 @@ pub fn extract(problem: &Problem) -> Result<(Choice, Cost), usize> {
 }
 
 /// Cost of a choice from the roots; `None` if it has a cycle or a gap.
-pub fn evaluate(problem: &Problem, choice: &Choice) -> Option<Cost> {
+#[cfg(test)]
+fn evaluate(problem: &Problem, choice: &Choice) -> Option<Cost> {
     evaluate_from(problem, choice, &problem.roots).map(|(cost, _)| cost)
 }
 

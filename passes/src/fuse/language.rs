@@ -5,7 +5,7 @@
 //! (slice ?x 2 ?len 0)                           axis, len, start
 //! (einsum ?q ?c tnl,xl->tnx)                    words, (permute ?w <0,2,1>) integers, (reshape ?x [T,16,192]) shapes, bf16, 1e-6
 //! (proj 1 (top_k ?scores ?k))                   an operation with several results is one node and projections
-//! %3                                            a value that enters the region
+//! value.3                                       a value that enters the region
 //! ```
 
 use deepfuse_ir::{Attr, DType, Dim, Float, Op, Symbol};
@@ -97,7 +97,7 @@ impl fmt::Display for Enode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Attr(a) => f.write_str(&attr_text(a)),
-            Self::Input(i) => write!(f, "%{i}"),
+            Self::Input(i) => write!(f, "value.{i}"),
             Self::Op(op, _) => f.write_str(op.name()),
             Self::Proj(_) => f.write_str("proj"),
         }
@@ -134,7 +134,7 @@ impl FromOp for Enode {
         if count > 0 {
             return Err(BadNode::Unknown(word.into()));
         }
-        if let Some(number) = word.strip_prefix('%') {
+        if let Some(number) = word.strip_prefix("value.") {
             return number.parse().map(Self::Input).map_err(|_| BadNode::Attr(word.into()));
         }
         parse_attr(word).map(Self::Attr).ok_or_else(|| BadNode::Attr(word.into()))
@@ -202,7 +202,7 @@ mod tests {
             "(permute ?w <0,2,1>)",
             "(reshape ?x [T,64*P,S+1,192])",
             "(convert ?x f32)",
-            "(proj 1 (top_k %3 8))",
+            "(proj 1 (top_k value.3 8))",
             "(scale ?x -0.5)",
             "(group_limit ?s top2 neg_inf 8 4)",
         ] {
@@ -217,7 +217,7 @@ mod tests {
             ("(frobnicate ?x)", "no operation"),
             ("(rms_norm ?x ?g)", "2 children"),
             ("(proj ?x)", "a number and an operation"),
-            ("%x", "no attribute"),
+            ("value.x", "no attribute"),
         ] {
             let error = text.parse::<Pattern<Enode>>().unwrap_err().to_string();
             assert!(error.contains(message), "{text}: {error}");

@@ -187,7 +187,8 @@ fn fuse_class(
     clock: &dyn Fn() -> Duration,
 ) -> Result<FusedClass, FuseError> {
     let mut region = plain_region(&class.graph);
-    let Saturation { iterations, stop, mut fired, stats } = saturate(&mut region.egraph, rules, options.numerics, clock)?;
+    let Saturation { iterations, stop, mut fired, stats } =
+        saturate(&mut region.egraph, rules, options.numerics, clock)?;
     let added: Vec<&[_]> = fired.iter().map(|f| f.added.as_slice()).collect();
     let origins = region.origins(&added);
     let regions: Vec<usize> = class.regions.iter().map(|r| r.index).collect();
@@ -260,3 +261,6 @@ fn mark_used(
         open.extend(matched.filter_map(|e| origins.get(&e).and_then(step)).filter(|s| *s < at));
     }
 }
+
+#[cfg(test)]
+mod tests;

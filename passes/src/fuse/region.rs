@@ -5,7 +5,9 @@ use super::analysis::{EGraph, InputFacts, Typing, attrs_of};
 use super::certificate::Term;
 use super::extract::{Candidate, Choice, Problem};
 use super::language::Enode;
-use deepfuse_ir::{Answer, Attr, Bucket, Call, Catalog, Graph, Layout, Operand, ParamKind, Sizes, Symbol, Type, ValueId};
+use deepfuse_ir::{
+    Answer, Attr, Bucket, Call, Catalog, Graph, Layout, Operand, ParamKind, Sizes, Symbol, Type, ValueId,
+};
 use egg::{Id, Language};
 use indexmap::IndexMap;
 
@@ -25,8 +27,7 @@ pub fn plain_region(graph: &Graph) -> PlainRegion {
         constant: matches!(p.kind, ParamKind::Weight { .. }),
         parameter: matches!(p.kind, ParamKind::Weight { .. }) && p.name.starts_with('w'),
     };
-    let mut egraph =
-        EGraph::new(Typing { inputs: graph.params.iter().map(facts).collect(), broken: None });
+    let mut egraph = EGraph::new(Typing { inputs: graph.params.iter().map(facts).collect(), broken: None });
     let mut values = vec![];
     let mut nodes = vec![];
     let named = |egraph: &mut EGraph, enode: Enode, term: Term| {
@@ -119,7 +120,9 @@ impl PlainRegion {
                 let enode = enode.clone().map_children(|c| self.egraph.find(c));
                 let origin = origins.get(&enode).copied();
                 let allowed = matches!(enode, Enode::Input(_)) || !plain || matches!(origin, Some(Origin::Plain(_)));
-                let Some((candidate, kernel)) = self.price(&enode, *id, catalog, bucket, &prices.index) else { continue };
+                let Some((candidate, kernel)) = self.price(&enode, *id, catalog, bucket, &prices.index) else {
+                    continue;
+                };
                 if allowed {
                     candidates.push(candidate);
                     priced.push(Priced { enode, kernel, origin });
@@ -178,12 +181,18 @@ pub struct FusedRegion {
 }
 
 /// The graph of a choice; nodes in depth-first order from the outputs.
-pub fn fused_region(egraph: &EGraph, plain: &Graph, prices: &Prices, choice: &Choice) -> Result<FusedRegion, FuseError> {
+pub fn fused_region(
+    egraph: &EGraph,
+    plain: &Graph,
+    prices: &Prices,
+    choice: &Choice,
+) -> Result<FusedRegion, FuseError> {
     let mut graph = Graph::new("region");
     for p in &plain.params {
         graph.param(p.name.clone(), p.kind.clone(), p.ty.clone());
     }
-    let mut b = Instance { egraph, prices, choice, values: vec![None; choice.len()], origins: vec![], kernels: 0, graph };
+    let mut b =
+        Instance { egraph, prices, choice, values: vec![None; choice.len()], origins: vec![], kernels: 0, graph };
     for root in &prices.problem.roots {
         let values = b.values(*root)?;
         b.graph.outputs.push(values[0]);

@@ -1,8 +1,8 @@
 //! What fusion did, in numbers.
 
+use super::Numerics;
 use super::extract::Cost;
 use super::saturate::{RuleStats, Stop};
-use super::Numerics;
 use std::fmt;
 
 /// One form of a region in one bucket.
@@ -87,9 +87,9 @@ impl fmt::Display for FuseReport {
                 c.stop.name()
             )?;
             for b in &c.buckets {
-                let plain = b.plain.map_or("no plain form".to_owned(), |p| {
-                    format!("{} kernels {:.1} us", p.kernels, micros(p.cost))
-                });
+                let plain = b
+                    .plain
+                    .map_or("no plain form".to_owned(), |p| format!("{} kernels {:.1} us", p.kernels, micros(p.cost)));
                 writeln!(f, "  {}: {plain} -> {} kernels {:.1} us", b.bucket, b.fused.kernels, micros(b.fused.cost))?;
             }
         }

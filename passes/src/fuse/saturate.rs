@@ -55,7 +55,7 @@ pub struct CompiledRule {
     pub rule: Rule,
     searcher: Box<dyn Searcher<Enode, super::analysis::Typing>>,
     lhs: Vec<PatternAst<Enode>>,
-    equations: Vec<(PatternAst<Enode>, PatternAst<Enode>)>,
+    pub equations: Vec<(PatternAst<Enode>, PatternAst<Enode>)>,
     /// Variables of the left side, in order of appearance.
     vars: Vec<Var>,
 }
@@ -92,6 +92,9 @@ pub struct Fired {
     pub added: Vec<Enode>,
     /// Nodes of the left side, children as they were.
     pub matched: Vec<Enode>,
+    /// Classes of all variables, as they were.
+    #[cfg(test)]
+    pub subst: Subst,
 }
 
 /// What happened.
@@ -130,7 +133,7 @@ pub fn saturate(
                 match apply(egraph, rule, subst, numerics, s.fired.len() as u32)? {
                     Applied::New(fired) => {
                         stats.applied += 1;
-                        s.fired.push(fired);
+                        s.fired.push(*fired);
                     }
                     Applied::Known => {}
                     Applied::Refused => stats.refused += 1,
@@ -156,7 +159,7 @@ pub fn saturate(
 }
 
 enum Applied {
-    New(Fired),
+    New(Box<Fired>),
     Known,
     Refused,
     BeyondNumerics,
@@ -179,9 +182,7 @@ impl Bindings for Match<'_> {
         let facts = &self.egraph[self.id(var)?].data;
         Some(match &facts.what {
             What::Attr(a) => Bound::Attr(a),
-            What::Values(_) => {
-                Bound::Value { ty: facts.ty()?, constant: facts.constant, parameter: facts.parameter }
-            }
+            What::Values(_) => Bound::Value { ty: facts.ty()?, constant: facts.constant, parameter: facts.parameter },
         })
     }
 
@@ -198,7 +199,7 @@ struct Typed {
 
 fn typed(egraph: &EGraph, ast: &PatternAst<Enode>, subst: &Subst) -> Option<Vec<Typed>> {
     let mut all: Vec<Typed> = vec![];
-    for node in ast.iter() {
+    for node in ast {
         let next = match node {
             ENodeOrVar::Var(v) => {
                 let facts = &egraph[*subst.get(*v)?].data;
@@ -218,9 +219,8 @@ fn typed(egraph: &EGraph, ast: &PatternAst<Enode>, subst: &Subst) -> Option<Vec<
 fn rounds(ast: &PatternAst<Enode>, types: &[Typed]) -> bool {
     let narrow = |ty: &Type| ty.tensor().is_some_and(|t| t.dtype.is_float() && t.dtype != DType::F32);
     let inner = ast.iter().zip(types).take(types.len().saturating_sub(1));
-    let mut computed = inner.filter(|(n, t)| {
-        !t.constant && matches!(n, ENodeOrVar::ENode(Enode::Op(op, _)) if !copies(*op))
-    });
+    let mut computed =
+        inner.filter(|(n, t)| !t.constant && matches!(n, ENodeOrVar::ENode(Enode::Op(op, _)) if !copies(*op)));
     computed.any(|(_, t)| matches!(&t.what, What::Values(types) if types.iter().any(narrow)))
 }
 
@@ -235,7 +235,8 @@ fn apply(
     if !rule.rule.premises.iter().all(|p| p.holds(&m)) {
         return Ok(Applied::Refused);
     }
-    let Some(built) = rule.rule.lets.iter().map(|(var, b)| Some((*var, b.value(&m)?))).collect::<Option<Vec<_>>>() else {
+    let Some(built) = rule.rule.lets.iter().map(|(var, b)| Some((*var, b.value(&m)?))).collect::<Option<Vec<_>>>()
+    else {
         return Ok(Applied::Refused);
     };
     for (var, attr) in built {
@@ -255,7 +256,7 @@ fn apply(
     for (left, right) in &rule.equations {
         let l = add(egraph, left, &subst, &mut |_, _, _| {});
         let r = add(egraph, right, &subst, &mut |node, enode, new| {
-            if new {
+            if new && !matches!(enode, Enode::Attr(_)) {
                 added.push((enode, Term::Made { step, node: offset + node }));
             }
         });
@@ -269,6 +270,7 @@ fn apply(
         let id = egraph.lookup(enode.clone()).expect("it was added");
         egraph[id].data.term.get_or_insert_with(|| term.clone());
     }
+    let added = added.into_iter().map(|(e, _)| e).collect();
     let step = Step {
         rule: rule.rule.name.into(),
         direction: rule.rule.direction,
@@ -277,7 +279,13 @@ fn apply(
         premises: rule.rule.premises.iter().map(ToString::to_string).collect(),
         used: vec![],
     };
-    Ok(Applied::New(Fired { step, added: added.into_iter().map(|(e, _)| e).collect(), matched }))
+    Ok(Applied::New(Box::new(Fired {
+        step,
+        added,
+        matched,
+        #[cfg(test)]
+        subst,
+    })))
 }
 
 /// The numeric class of this application; `None` if a right side is ill-typed.
@@ -293,9 +301,8 @@ fn class_of(egraph: &EGraph, rule: &CompiledRule, subst: &Subst) -> Result<Optio
         rounding |= rounds(left, &l) || rounds(right, &r);
     }
     Ok(Some(match rule.rule.class {
-        Class::Always(class) => class,
         Class::InF32(class) if rounding => class.max(Numerics::Requantizes),
-        Class::InF32(class) => class,
+        Class::Always(class) | Class::InF32(class) => class,
     }))
 }
 

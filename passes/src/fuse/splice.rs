@@ -11,7 +11,8 @@ pub fn splice(graph: &Graph, classes: &[LayerClass], fused: &[FusedRegion], rule
     for p in &graph.params {
         out.param(p.name.clone(), p.kind.clone(), p.ty.clone());
     }
-    let mut new: IndexMap<ValueId, ValueId> = (0..graph.params.len() as u32).map(|i| (ValueId(i), ValueId(i))).collect();
+    let mut new: IndexMap<ValueId, ValueId> =
+        (0..graph.params.len() as u32).map(|i| (ValueId(i), ValueId(i))).collect();
     let mut regions: Vec<_> =
         classes.iter().enumerate().flat_map(|(c, class)| class.regions.iter().map(move |r| (c, r))).collect();
     regions.sort_by_key(|(_, r)| r.index);

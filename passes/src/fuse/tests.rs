@@ -1,0 +1,420 @@
+//! Both sides of every rewrite under the reference evaluator, over random sizes, types and values.
+#![allow(clippy::unwrap_used)]
+
+use super::language::Enode;
+use super::*;
+use crate::canonicalize;
+use deepfuse_ir::testing::{Batch, Sequence, values};
+use deepfuse_ir::{Attr, Op, Sizes, Tensor};
+use egg::{ENodeOrVar, Id, Language, PatternAst, Subst};
+use proptest::prelude::*;
+use std::collections::{BTreeSet, HashMap};
+
+/// splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % n
+    }
+
+    fn of<T: Copy>(&mut self, list: &[T]) -> T {
+        list[self.below(list.len() as u64) as usize]
+    }
+}
+
+const BATCH: &str = "%pos: i32[T], %seq: i32[T], %pages: i32[P], %page_start: i32[S+1],";
+
+/// A region of a model at random sizes, in text form.
+fn region(seed: u64) -> String {
+    let mut r = Random(seed);
+    let act = r.of(&["f32", "bf16"]);
+    let w = r.of(&["f32", "bf16", "fp8b128"]);
+    match r.below(6) {
+        0 => attention(&mut r, act, w),
+        1 => absorbed(&mut r, act, w),
+        2 => cache(&mut r, act, w),
+        3 => router(&mut r, act),
+        4 => experts(&mut r, act, w),
+        _ => mlp(&mut r, act, w),
+    }
+}
+
+fn attention(r: &mut Random, act: &str, w: &str) -> String {
+    let (n, d, v, l, rot) = (r.of(&[1, 3]), r.of(&[2, 6]), r.of(&[4, 5]), r.of(&[8, 12]), r.of(&[2, 4]));
+    let (row, each) = (l + rot, d + v);
+    format!(
+        "graph @attention(%qn: {act}[T, {n}, {d}], %qr: {act}[T, {n}, {rot}], {BATCH}
+          weight %kv_b: {w}[{rows}, {l}] @ \"kv_b\", state @kv: paged {act}[{row}]) -> {act}[T, {n}, {v}] {{
+          %0 = read @kv, %pages : {act}[64*P, {row}]
+          %1 = slice %0 {{axis = 1, start = 0, len = {l}}} : {act}[64*P, {l}]
+          %2 = slice %0 {{axis = 1, start = {l}, len = {rot}}} : {act}[64*P, {rot}]
+          %3 = linear %1, %kv_b : {act}[64*P, {rows}]
+          %4 = reshape %3 {{shape = [64*P, {n}, {each}]}} : {act}[64*P, {n}, {each}]
+          %5 = slice %4 {{axis = 2, start = 0, len = {d}}} : {act}[64*P, {n}, {d}]
+          %6 = slice %4 {{axis = 2, start = {d}, len = {v}}} : {act}[64*P, {n}, {v}]
+          %7 = einsum %qn, %5 {{eq = \"tnd,xnd->tnx\"}} : {act}[T, {n}, 64*P]
+          {scores}
+          %12 = einsum %11, %6 {{eq = \"tnx,xnv->tnv\"}} : {act}[T, {n}, {v}]
+          return %12
+        }}",
+        rows = n * each,
+        scores = scores(act, n),
+    )
+}
+
+fn scores(act: &str, n: u64) -> String {
+    format!(
+        "%a = einsum %qr, %2 {{eq = \"tnr,xr->tnx\"}} : {act}[T, {n}, 64*P]
+          %8 = add %7, %a : {act}[T, {n}, 64*P]
+          %9 = scale %8 {{value = 0.37}} : {act}[T, {n}, 64*P]
+          %10 = causal_mask %9, %pos, %seq, %page_start : {act}[T, {n}, 64*P]
+          %11 = softmax %10 : {act}[T, {n}, 64*P]"
+    )
+}
+
+fn absorbed(r: &mut Random, act: &str, w: &str) -> String {
+    let (n, d, v, l, rot) = (r.of(&[1, 3]), r.of(&[2, 6]), r.of(&[4, 5]), r.of(&[8, 12]), r.of(&[2, 4]));
+    let (row, each) = (l + rot, d + v);
+    let wide = if w == "fp8b128" { "f32" } else { w };
+    format!(
+        "graph @absorbed(%qn: {act}[T, {n}, {d}], %qr: {act}[T, {n}, {rot}], {BATCH}
+          weight %kv_b: {w}[{rows}, {l}] @ \"kv_b\", state @kv: paged {act}[{row}]) -> {act}[T, {n}, {v}] {{
+          %0 = read @kv, %pages : {act}[64*P, {row}]
+          %1 = slice %0 {{axis = 1, start = 0, len = {l}}} : {act}[64*P, {l}]
+          %2 = slice %0 {{axis = 1, start = {l}, len = {rot}}} : {act}[64*P, {rot}]
+          %3 = head_rows %kv_b {{heads = {n}, start = 0, len = {d}}} : {wide}[{n}, {d}, {l}]
+          %4 = permute %3 {{axes = [0, 2, 1]}} : {wide}[{n}, {l}, {d}]
+          %5 = head_rows %kv_b {{heads = {n}, start = {d}, len = {v}}} : {wide}[{n}, {v}, {l}]
+          %6 = head_linear %qn, %4 : {act}[T, {n}, {l}]
+          %7 = einsum %6, %1 {{eq = \"tnl,xl->tnx\"}} : {act}[T, {n}, 64*P]
+          {scores}
+          %12 = einsum %11, %1 {{eq = \"tnx,xl->tnl\"}} : {act}[T, {n}, {l}]
+          %13 = head_linear %12, %5 : {act}[T, {n}, {v}]
+          return %13
+        }}",
+        rows = n * each,
+        scores = scores(act, n),
+    )
+}
+
+fn cache(r: &mut Random, act: &str, w: &str) -> String {
+    let (h, q, l, rot) = (r.of(&[8, 20]), r.of(&[6, 128]), r.of(&[8, 12]), r.of(&[2, 4]));
+    let row = l + rot;
+    let x = "attn_factor = 1.1, beta_fast = 32.0, beta_slow = 1.0, factor = 40.0, original = 64.0, theta = 10000.0";
+    format!(
+        "graph @cache(%x: {act}[T, {h}], %d: {act}[T, {h}], {BATCH}
+          weight %q_a: {w}[{q}, {h}] @ \"q_a\", weight %kv_a: {w}[{row}, {h}] @ \"kv_a\",
+          weight %g: f32[{h}] @ \"g\", weight %gain: bf16[{l}] @ \"gain\",
+          state @kv: paged {act}[{row}]) -> {act}[T, {q}], {act}[T, {h}], {act}[64*P, {row}] {{
+          %s = add %x, %d : {act}[T, {h}]
+          %0 = rms_norm %s, %g {{eps = 1e-5}} : {act}[T, {h}]
+          %1 = linear %0, %q_a : {act}[T, {q}]
+          %2 = linear %0, %kv_a : {act}[T, {row}]
+          %3 = slice %2 {{axis = 1, start = 0, len = {l}}} : {act}[T, {l}]
+          %4 = rms_norm %3, %gain {{eps = 1e-6}} : {act}[T, {l}]
+          %5 = slice %2 {{axis = 1, start = {l}, len = {rot}}} : {act}[T, {rot}]
+          %6 = rope %5, %pos {{{x}}} : {act}[T, {rot}]
+          %7 = concat %4, %6 {{axis = 1}} : {act}[T, {row}]
+          %8 = write @kv, %7, %pos, %seq, %pages, %page_start : paged {act}[{row}]
+          %9 = read %8, %pages : {act}[64*P, {row}]
+          return %1, %s, %9
+        }}"
+    )
+}
+
+fn router(r: &mut Random, act: &str) -> String {
+    let (h, groups, size, k) = (r.of(&[5, 16]), r.of(&[2, 4]), r.of(&[2, 3]), r.of(&[1, 2]));
+    let (e, keep) = (groups * size, r.of(&[1, 2]));
+    let (by, fill, scoring) = (r.of(&["max", "top2"]), r.of(&["zero", "neg_inf"]), r.of(&["softmax", "sigmoid"]));
+    let bias = scoring == "sigmoid";
+    let mut text = format!(
+        "graph @router(%x: {act}[T, {h}], weight %w: f32[{e}, {h}] @ \"w\", weight %b: f32[{e}] @ \"b\")
+          -> i32[T, {k}], f32[T, {k}] {{\n"
+    );
+    let mut line = |s: String| {
+        text.push_str(&s);
+        text.push('\n');
+    };
+    let mut x = "%x";
+    if act == "bf16" {
+        line(format!("%c = convert %x {{dtype = f32}} : f32[T, {h}]"));
+        x = "%c";
+    }
+    line(format!("%l = linear {x}, %w : f32[T, {e}]"));
+    line(format!("%s = {scoring} %l : f32[T, {e}]"));
+    let mut choice = "%s";
+    if bias {
+        line(format!("%t = add %s, %b : f32[T, {e}]"));
+        choice = "%t";
+    }
+    if r.below(2) == 0 {
+        line(format!(
+            "%u = group_limit {choice} {{by = {by}, fill = {fill}, groups = {groups}, keep = {keep}}} : f32[T, {e}]"
+        ));
+        choice = "%u";
+    }
+    line(format!("%v, %i = top_k {choice} {{k = {k}}} : f32[T, {k}], i32[T, {k}]"));
+    line(format!("%g = gather %s, %i : f32[T, {k}]"));
+    let mut weights = "%g";
+    if r.below(2) == 0 {
+        line(format!("%n = normalize %g {{eps = 1e-20}} : f32[T, {k}]"));
+        weights = "%n";
+    }
+    if r.below(2) == 0 {
+        line(format!("%m = scale {weights} {{value = 2.5}} : f32[T, {k}]"));
+        weights = "%m";
+    }
+    line(format!("return %i, {weights}\n}}"));
+    text
+}
+
+fn experts(r: &mut Random, act: &str, w: &str) -> String {
+    let (h, i, e, k) = (r.of(&[5, 16]), r.of(&[3, 8]), r.of(&[64, 65]), r.of(&[1, 3]));
+    format!(
+        "graph @experts(%x: {act}[T, {h}], %ids: i32[T, {k}], %p: f32[T, {k}],
+          weight %gate: {w}[{e}, {i}, {h}] @ \"e.{{0..{e}}}.gate\", weight %up: {w}[{e}, {i}, {h}] @ \"e.{{0..{e}}}.up\",
+          weight %down: {w}[{e}, {h}, {i}] @ \"e.{{0..{e}}}.down\") -> {act}[T, {h}] {{
+          %0 = expert_linear %x, %ids, %gate : {act}[T, {k}, {i}]
+          %1 = silu %0 : {act}[T, {k}, {i}]
+          %2 = expert_linear %x, %ids, %up : {act}[T, {k}, {i}]
+          %3 = mul %1, %2 : {act}[T, {k}, {i}]
+          %4 = expert_linear %3, %ids, %down : {act}[T, {k}, {h}]
+          %5 = combine %4, %p : {act}[T, {h}]
+          return %5
+        }}"
+    )
+}
+
+fn mlp(r: &mut Random, act: &str, w: &str) -> String {
+    let (h, i) = (r.of(&[5, 16, 130]), r.of(&[3, 8, 128]));
+    format!(
+        "graph @mlp(%x: {act}[T, {h}], weight %gate: {w}[{i}, {h}] @ \"gate\", weight %up: {w}[{i}, {h}] @ \"up\",
+          weight %down: {w}[{h}, {i}] @ \"down\") -> {act}[T, {h}] {{
+          %0 = linear %x, %gate : {act}[T, {i}]
+          %1 = silu %0 : {act}[T, {i}]
+          %2 = linear %x, %up : {act}[T, {i}]
+          %3 = mul %1, %2 : {act}[T, {i}]
+          %4 = linear %3, %down : {act}[T, {h}]
+          return %4
+        }}"
+    )
+}
+
+/// Saturates the region of a seed and compares every term that a step added with what its class was worth before. Names of the
+/// rules that fired, with their arrows.
+fn confirm(seed: u64, numerics: Numerics) -> BTreeSet<String> {
+    let graph = deepfuse_ir::text::parse(&region(seed)).unwrap_or_else(|e| panic!("{e:?}\n{}", region(seed)));
+    let graph = canonicalize(graph).unwrap();
+    let batch = Batch { sequences: vec![Sequence { cached: 3, new: 2 }, Sequence { cached: 64, new: 1 }] };
+    let sizes = batch.sizes();
+    let mut given = values(&graph, &batch, seed);
+    let mut known: Vec<Tensor> = graph.params.iter().map(|p| given(&p.name, &p.kind).unwrap()).collect();
+    for n in &graph.nodes {
+        let operands: Vec<&Tensor> = n.operands.iter().map(|v| &known[v.index()]).collect();
+        let results = n.op.eval(&operands, &n.attrs, &sizes);
+        known.extend(results);
+    }
+    let classes = classes::classes(&graph);
+    let class = &classes[0];
+    let mut plain = plain_region(&class.graph);
+    let rules: Vec<CompiledRule> = rules::all().into_iter().map(compiled).collect();
+    let done = saturate(&mut plain.egraph, &rules, numerics, &|| Duration::ZERO).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(done.stop, Stop::Saturated);
+
+    // Values by class; a class of several results is found by its projections.
+    let mut worth: HashMap<Id, Tensor> = HashMap::new();
+    let params = class.regions[0].inputs.iter().map(|v| v.index());
+    let locals = params.chain(graph.params.len()..known.len()).map(|v| known[v].clone());
+    for (id, tensor) in plain.values.iter().zip(locals) {
+        worth.insert(plain.egraph.find(*id), tensor);
+    }
+    let mut names = BTreeSet::new();
+    for fired in &done.fired {
+        assert!(fired.step.class <= numerics, "{}", fired.step);
+        names.insert(format!("{} {}", fired.step.rule, fired.step.direction.arrow()));
+        let of_step = |r: &&CompiledRule| r.rule.name == fired.step.rule && r.rule.direction == fired.step.direction;
+        for (left, right) in &rules.iter().find(of_step).unwrap().equations {
+            let sides = [left, right].map(|ast| eval(&plain, ast, &fired.subst, &mut worth, &sizes));
+            for (a, b) in sides[0].iter().zip(&sides[1]) {
+                agree(a, b, &fired.step, seed);
+            }
+        }
+    }
+    names
+}
+
+/// Values of an instance of a pattern; classes that had none take those of their first instance.
+fn eval(
+    plain: &PlainRegion,
+    ast: &PatternAst<Enode>,
+    subst: &Subst,
+    worth: &mut HashMap<Id, Tensor>,
+    sizes: &Sizes,
+) -> Vec<Tensor> {
+    let mut ids: Vec<Id> = vec![];
+    let mut all: Vec<Vec<Tensor>> = vec![];
+    for node in ast {
+        let (id, values) = match node {
+            ENodeOrVar::Var(v) => {
+                let id = plain.egraph.find(subst[*v]);
+                (id, worth.get(&id).cloned().into_iter().collect())
+            }
+            ENodeOrVar::ENode(n) => {
+                let of = |at: &Id| &all[usize::from(*at)];
+                let enode = n.clone().map_children(|c| ids[usize::from(c)]);
+                let values = match n {
+                    Enode::Op(op, _) => {
+                        let operands: Vec<&Tensor> = n.operands().iter().map(|at| &of(at)[0]).collect();
+                        op.eval(&operands, &analysis::attrs_of(&plain.egraph, *op, &enode), sizes)
+                    }
+                    Enode::Proj([_, node]) => {
+                        let Some(Attr::Int(i)) = plain.egraph[enode.children()[0]].data.attr() else {
+                            panic!("a number")
+                        };
+                        vec![of(node)[*i as usize].clone()]
+                    }
+                    Enode::Attr(_) | Enode::Input(_) => vec![],
+                };
+                (plain.egraph.lookup(enode).unwrap(), values)
+            }
+        };
+        if let [one] = values.as_slice() {
+            worth.entry(id).or_insert_with(|| one.clone());
+        }
+        ids.push(id);
+        all.push(values);
+    }
+    all.pop().unwrap()
+}
+
+/// Exact means equal bits; otherwise the root mean square of the difference is small beside that of the value.
+#[track_caller]
+fn agree(expected: &Tensor, found: &Tensor, step: &Step, seed: u64) {
+    assert_eq!((expected.dtype, &expected.shape), (found.dtype, &found.shape), "seed {seed}: {step}");
+    let limit = match step.class {
+        Numerics::Exact => {
+            assert_eq!(expected, found, "seed {seed}: {step}");
+            return;
+        }
+        Numerics::Reassociates => 1e-5,
+        Numerics::Requantizes | Numerics::Approximates => 0.03,
+    };
+    let rms = |x: &mut dyn Iterator<Item = f32>| {
+        let (sum, n) = x.filter(|v| v.is_finite()).fold((0.0, 0.0), |(s, n), v| (s + v * v, n + 1.0));
+        (sum / f32::max(n, 1.0)).sqrt()
+    };
+    let pairs = || expected.floats().iter().zip(found.floats());
+    assert!(pairs().all(|(a, b)| a.is_finite() == b.is_finite()), "seed {seed}: {step}");
+    let (error, spread) = (rms(&mut pairs().map(|(a, b)| a - b)), rms(&mut expected.floats().iter().copied()));
+    assert!(error <= limit * spread + 1e-7, "seed {seed}: {step}: rms {error} of {spread}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn both_sides_agree(seed in any::<u64>(), limit in 0..4usize) {
+        confirm(seed, Numerics::ALL[limit]);
+    }
+}
+
+/// No rule is left out by the property: every one fires, in both directions where it has them.
+#[test]
+fn every_rule_is_confirmed() {
+    let fired: BTreeSet<String> = (0..300).flat_map(|seed| confirm(seed, Numerics::Requantizes)).collect();
+    let all: BTreeSet<String> = rules::all().iter().map(|r| format!("{} {}", r.name, r.direction.arrow())).collect();
+    assert_eq!(fired, all);
+}
+
+/// With f32 activations every rule is within `reassociates`.
+#[test]
+fn f32_needs_no_requantization() {
+    let f32_seeds = (0..300).filter(|s| !region(*s).contains("%x: bf16") && !region(*s).contains("%qn: bf16"));
+    let fired: BTreeSet<String> = f32_seeds.flat_map(|seed| confirm(seed, Numerics::Reassociates)).collect();
+    let all = rules::all();
+    let missing: Vec<&str> = all
+        .iter()
+        .filter(|r| !r.name.starts_with("route-input")) // there is nothing to widen
+        .map(|r| r.name)
+        .filter(|name| !fired.iter().any(|f| f.split(' ').next() == Some(name)))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+#[test]
+fn names_of_rules_are_unique_by_direction() {
+    let all = rules::all();
+    for (i, r) in all.iter().enumerate() {
+        assert!(!all[..i].iter().any(|o| o.name == r.name && o.direction == r.direction), "{}", r.name);
+        assert!(r.name.bytes().all(|c| c.is_ascii_lowercase() || c == b'-'), "{}", r.name);
+    }
+}
+
+#[test]
+fn unknown_rules_are_refused() {
+    let options = FuseOptions { numerics: Numerics::Exact, disabled: vec!["swigul".into()] };
+    let error = enabled_rules(&options).err().unwrap().to_string();
+    assert!(error.contains("`swigul`") && error.contains("swiglu"), "{error}");
+}
+
+/// A kernel that the machine does not have is never chosen; without any form the error names the value.
+#[test]
+fn missing_kernels() {
+    struct Without(Op);
+    impl Catalog for Without {
+        fn answer(&self, call: &deepfuse_ir::Call<'_>, bucket: &Bucket) -> deepfuse_ir::Answer {
+            if call.op == self.0 {
+                deepfuse_ir::Answer::None
+            } else {
+                deepfuse_ir::cost::Roofline::SMALL_SERVER.answer(call, bucket)
+            }
+        }
+    }
+    let mut r = Random(1);
+    let graph = canonicalize(deepfuse_ir::text::parse(&mlp(&mut r, "bf16", "bf16")).unwrap()).unwrap();
+    let options = FuseOptions { numerics: Numerics::Requantizes, disabled: vec![] };
+    let ops = |missing: Op| {
+        let fused = fuse(&graph, &Without(missing), &[Bucket::decode()], &options)?;
+        Ok::<Vec<Op>, FuseError>(fused.graphs[0].1.nodes.iter().map(|n| n.op).collect())
+    };
+    assert_eq!(ops(Op::Embed).unwrap(), [Op::Swiglu, Op::Linear]);
+    assert!(!ops(Op::Swiglu).unwrap().contains(&Op::Swiglu));
+    assert_eq!(ops(Op::Silu).unwrap(), [Op::Swiglu, Op::Linear]);
+    let error = ops(Op::Linear).unwrap_err();
+    assert!(matches!(&error, FuseError::NoKernel { .. }), "{error}");
+    assert!(error.to_string().contains("output 0, bf16[T, "), "{error}");
+}
+
+/// A rule that joins different types is found out, and the region is named.
+#[test]
+fn wrong_rules_are_bugs() {
+    let wrong = rules::Rule::new("wrong", rules::Class::Always(Numerics::Exact), "(silu (linear ?x ?w))", "?x");
+    let mut r = Random(1);
+    let graph = canonicalize(deepfuse_ir::text::parse(&mlp(&mut r, "bf16", "bf16")).unwrap()).unwrap();
+    let class = classes::classes(&graph).remove(0);
+    let mut plain = plain_region(&class.graph);
+    let error = saturate(&mut plain.egraph, &[compiled(wrong)], Numerics::Exact, &|| Duration::ZERO).err().unwrap();
+    let error = error.in_region(&class.graph).to_string();
+    assert!(error.contains("rule wrong") && error.contains("graph @region"), "{error}");
+}
+
+/// Limits end rules that feed on themselves, and the report says so.
+#[test]
+fn limits_end_the_search() {
+    let stop = |rhs: &'static str| {
+        let growing = rules::Rule::new("growing", rules::Class::Always(Numerics::Exact), "(silu ?x)", rhs);
+        let mut r = Random(1);
+        let graph = canonicalize(deepfuse_ir::text::parse(&mlp(&mut r, "f32", "f32")).unwrap()).unwrap();
+        let mut plain = plain_region(&classes::classes(&graph)[0].graph);
+        let done = saturate(&mut plain.egraph, &[compiled(growing)], Numerics::Exact, &|| Duration::ZERO).unwrap();
+        (done.stop, done.iterations)
+    };
+    assert_eq!(stop("(scale (silu (silu ?x)) 1.0)"), (Stop::IterationLimit, ITERATION_LIMIT));
+    let (stop, iterations) = stop("(add (silu (silu ?x)) (silu (sigmoid ?x)))");
+    assert!(stop == Stop::NodeLimit && iterations < ITERATION_LIMIT, "{iterations}");
+}
