@@ -30,13 +30,13 @@ fn rounds(workers: u32, pinning: Pinning, jobs: u32, rounds: u64) {
 fn barriers_hold_with_more_workers_than_cores() {
     let cores = allowed_cpus().ids.len() as u32;
     for workers in [1, 2, 3, cores, cores + 1, 4 * cores + 3] {
-        rounds(workers, Pinning::WorkersOnly, 50, 20);
+        rounds(workers, Pinning::WorkersOnly, 20, 20);
     }
 }
 
 #[test]
 fn many_short_jobs() {
-    rounds(2, Pinning::Off, 3000, 1);
+    rounds(2, Pinning::Off, 1000, 1);
 }
 
 #[test]

@@ -72,9 +72,9 @@ fn a_long_flat_list_is_cut_right() {
         sum >= 0.9 * total
     });
     let mut sampler = Sampler::new(sampling(1.0, 0, 0.9, 9));
-    let picked: Vec<u32> = (0..20_000).map(|_| sampler.pick(&logits).unwrap()).collect();
+    let picked: Vec<u32> = (0..2_000).map(|_| sampler.pick(&logits).unwrap()).collect();
     let (max, last) = (*picked.iter().max().unwrap() as usize, last.unwrap());
-    assert!(max <= last && max > last - 50, "{max} of {last}");
+    assert!(max <= last && max > last - 100, "{max} of {last}");
 }
 
 #[test]
