@@ -5,7 +5,7 @@ use deepfuse::catalog::BackendCatalog;
 use deepfuse_artifact::report::{Report, exit};
 use deepfuse_codegen::x86::{X86, targets};
 use deepfuse_ir::{Bucket, Graph};
-use deepfuse_passes::fuse::FuseOptions;
+use deepfuse_passes::fuse::{FuseOptions, fuse_timed};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -48,7 +48,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     if json {
         super::print_json(&serde_json::json!({"schema": "deepfuse.opt/1", "graph": graph.to_string()}));
     } else {
-        println!("{graph}");
+        say!("{graph}");
     }
     Ok(())
 }
@@ -75,8 +75,9 @@ fn fuse(graph: &Graph, args: &Args) -> Result<Graph, Error> {
     let bucket = bucket.ok_or_else(|| Error::usage(format!("there is no bucket `{}`", args.bucket), "buckets: decode, prefill"))?;
     let options = FuseOptions { numerics: args.numerics.into(), disabled: args.disabled.clone() };
     let catalog = BackendCatalog::new(&target, &X86);
-    let fused = deepfuse_passes::fuse::fuse(graph, &catalog, &[bucket], &options)?;
-    eprintln!("{}", fused.report);
+    let start = std::time::Instant::now();
+    let fused = fuse_timed(graph, &catalog, &[bucket], &options, &|| start.elapsed())?;
+    tell!("{}", fused.report);
     let mut graphs = fused.graphs;
     Ok(graphs.remove(0).1)
 }

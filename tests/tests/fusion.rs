@@ -190,6 +190,39 @@ fn v3_has_few_layer_classes() {
     }
 }
 
+/// All routers that the front end knows become one kernel.
+#[test]
+fn every_router_is_one_kernel() {
+    let with = |name: &str, changes: &[(&str, serde_json::Value)]| {
+        let text = std::fs::read_to_string(checkpoint(name).join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for (field, value) in changes {
+            config[*field] = value.clone();
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let model = Model::open_config(&dir.path().join("config.json")).unwrap();
+        canonicalize(build(&model, Activations::Bf16).unwrap()).unwrap()
+    };
+    let one = [("n_group", 1.into()), ("topk_group", 1.into())];
+    for graph in [
+        with("tiny-v2", &[]),
+        with("tiny-v2-236b", &[]),
+        with("tiny-v2-236b", &[("routed_scaling_factor", 1.0.into())]),
+        with("tiny-v3", &[]),
+        with("tiny-v3", &one),
+        with("tiny-v3", &[("norm_topk_prob", false.into())]),
+        with("deepseek-v2-lite-config", &[]),
+    ] {
+        let routers = count(&graph, Op::TopK);
+        for (bucket, fused) in fused(&graph, &Bucket::all(), Numerics::Exact).graphs {
+            let found = (count(&fused, Op::Route), count(&fused, Op::TopK), count(&fused, Op::Gather));
+            assert_eq!(found, (routers, 0, 0), "{}\n{fused}", bucket.name);
+            assert!(routers > 0);
+        }
+    }
+}
+
 /// More layers of the same classes are not searched again.
 #[test]
 fn search_does_not_grow_with_layers() {

@@ -22,6 +22,7 @@ use deepfuse_ir::{Bucket, Catalog, Graph};
 use indexmap::IndexMap;
 use region::{FusedRegion, Origin, PlainRegion, fused_region, plain_region};
 use saturate::{CompiledRule, Fired, Saturation, compiled, saturate};
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -202,11 +203,11 @@ fn fuse_class(
         buckets: vec![],
         rules: rules.iter().zip(stats).map(|(r, s)| (r.rule.name.to_owned(), s)).collect(),
     };
-    let (mut forms, mut texts) = (vec![], IndexMap::new());
+    let (mut forms, mut texts, mut kept) = (vec![], IndexMap::new(), BTreeSet::new());
     for bucket in buckets {
-        let (form, cost) = form(&region, class, catalog, bucket, &origins, false)?;
+        let (form, cost) = form(&region, class, catalog, bucket, &origins, Among::All(&mut kept))?;
         checked("fuse (region)", &form.graph)?;
-        let plain = self::form(&region, class, catalog, bucket, &origins, true).ok();
+        let plain = self::form(&region, class, catalog, bucket, &origins, Among::Plain).ok();
         let plain = plain.map(|(form, cost)| Form { cost, kernels: form.kernels });
         let fused = Form { cost, kernels: form.kernels };
         report.buckets.push(BucketReport { bucket: bucket.name.clone(), plain, fused });
@@ -223,21 +224,35 @@ fn fuse_class(
     Ok(FusedClass { forms, report, certificate })
 }
 
-/// The cheapest form in a bucket; with `plain` among the nodes of the plain region.
+/// Nodes that an extraction may take.
+enum Among<'a> {
+    /// Those of the plain region.
+    Plain,
+    /// All; the classes that earlier buckets store as weights, to which those of this one are added.
+    All(&'a mut BTreeSet<usize>),
+}
+
+/// The cheapest form in a bucket.
 fn form(
     region: &PlainRegion,
     class: &LayerClass,
     catalog: &dyn Catalog,
     bucket: &Bucket,
     origins: &IndexMap<language::Enode, Origin>,
-    plain: bool,
+    among: Among<'_>,
 ) -> Result<(FusedRegion, Cost), FuseError> {
-    let prices = region.prices(&class.graph, catalog, bucket, origins, plain);
+    let mut prices = region.prices(&class.graph, catalog, bucket, origins, matches!(among, Among::Plain));
+    if let Among::All(kept) = &among {
+        prices.problem.kept.clone_from(kept);
+    }
     let (choice, cost) = extract::extract(&prices.problem).map_err(|root| {
         let output = prices.problem.roots.iter().position(|r| *r == root).unwrap_or(0);
         let value = format!("output {output}, {},", class.graph.ty(class.graph.outputs[output]));
         FuseError::NoKernel { value, bucket: bucket.name.clone(), region: class.graph.to_string() }
     })?;
+    if let Among::All(kept) = among {
+        kept.extend(extract::stored_classes(&prices.problem, &choice));
+    }
     Ok((fused_region(&region.egraph, &class.graph, &prices, &choice)?, cost))
 }
 

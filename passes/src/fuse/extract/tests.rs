@@ -31,7 +31,7 @@ fn random(seed: u64) -> Problem {
         classes.push(candidates);
     }
     let roots = (0..=r.below(3)).map(|_| r.below(n as u64) as usize).collect();
-    Problem { classes, roots }
+    Problem { classes, roots, ..Problem::default() }
 }
 
 fn brute_force(problem: &Problem) -> Cost {
@@ -77,7 +77,7 @@ fn a_shared_node_is_paid_once() {
         vec![node(6, &[0]), node(0, &[3])],
         vec![node(10, &[0])],
     ];
-    let problem = Problem { classes, roots: vec![1, 2] };
+    let problem = Problem { classes, roots: vec![1, 2], ..Problem::default() };
     let (choice, cost) = extract(&problem).unwrap();
     assert_eq!((choice[1], choice[2], cost.picos), (Some(1), Some(1), 10));
     // One of them wanted alone keeps its own.
@@ -89,9 +89,9 @@ fn a_shared_node_is_paid_once() {
 fn every_root_is_computed() {
     // Fusing 1 into 2 (node over 0) does not pay where 1 is an output too.
     let classes = vec![vec![node(0, &[])], vec![node(10, &[0])], vec![node(3, &[1]), node(11, &[0])]];
-    let fused = Problem { classes: classes.clone(), roots: vec![2] };
+    let fused = Problem { classes: classes.clone(), roots: vec![2], ..Problem::default() };
     assert_eq!(extract(&fused).unwrap().0[2], Some(1));
-    let both = Problem { classes, roots: vec![1, 2] };
+    let both = Problem { classes, roots: vec![1, 2], ..Problem::default() };
     let (choice, cost) = extract(&both).unwrap();
     assert_eq!((choice[2], cost.picos), (Some(0), 13));
 }
@@ -100,9 +100,9 @@ fn every_root_is_computed() {
 fn cycles_and_gaps() {
     // 0 and 1 are views of each other; 1 has a way out. 2 has none.
     let classes = vec![vec![node(0, &[1])], vec![node(0, &[0]), node(7, &[])], vec![node(0, &[2])]];
-    let problem = Problem { classes: classes.clone(), roots: vec![0] };
+    let problem = Problem { classes: classes.clone(), roots: vec![0], ..Problem::default() };
     assert_eq!(extract(&problem).unwrap().1.picos, 7);
-    assert_eq!(extract(&Problem { classes, roots: vec![0, 2] }), Err(2));
+    assert_eq!(extract(&Problem { classes, roots: vec![0, 2], ..Problem::default() }), Err(2));
 }
 
 #[test]
@@ -111,6 +111,25 @@ fn ties_prefer_fewer_stored_bytes() {
     a.stored = vec![(0, 100)];
     let mut b = node(5, &[1]);
     b.stored = vec![(1, 50)];
-    let problem = Problem { classes: vec![vec![node(0, &[])], vec![node(0, &[])], vec![a, b]], roots: vec![2] };
-    assert_eq!(extract(&problem).unwrap(), (vec![Some(0), Some(0), Some(1)], Cost { picos: 5, stored: 50, nodes: 2 }));
+    let classes = vec![vec![node(0, &[])], vec![node(0, &[])], vec![a, b]];
+    let problem = Problem { classes, roots: vec![2], ..Problem::default() };
+    let cost = Cost { picos: 5, stored: 50, stored_anew: 50, nodes: 2 };
+    assert_eq!(extract(&problem).unwrap(), (vec![Some(0), Some(0), Some(1)], cost));
+}
+
+/// A form that an earlier bucket stores is taken where another one is hardly faster, and not where it is much slower.
+#[test]
+fn buckets_share_stored_forms() {
+    let problem = |other: u64| {
+        let mut kept = node(1_000, &[0]);
+        kept.stored = vec![(0, 100)];
+        let mut new = node(other, &[1]);
+        new.stored = vec![(1, 100)];
+        let classes = vec![vec![node(0, &[])], vec![node(0, &[])], vec![kept, new]];
+        Problem { classes, roots: vec![2], kept: BTreeSet::from([0]) }
+    };
+    assert_eq!(extract(&problem(900)).unwrap().0[2], Some(0));
+    let (choice, cost) = extract(&problem(700)).unwrap();
+    assert_eq!((choice[2], cost.stored_anew), (Some(1), 100));
+    assert_eq!(stored_classes(&problem(700), &choice), BTreeSet::from([1]));
 }
