@@ -11,10 +11,38 @@ use deepfuse_artifact::exit;
 use deepfuse_artifact::report::Report;
 use std::io::Write;
 
-/// Writes a result to stdout. A reader that went away ends the output quietly.
+/// Exit codes, for `--help`.
+pub const EXIT_CODES: &str = "Exit codes: 0 done, 1 negative verdict of verify or doctor, 2 usage, 3 invalid input data (checkpoint, prompt, ids, files), \
+4 unsupported model or target, 5 artifact rejected (damaged, wrong version, other ISA), 6 environment (system, permission), \
+7 resources (memory, disk), 70 a bug of deepfuse, 130 interrupted.";
+
+/// Parses the command line. Help and version end the process; wrong arguments do so with exit code 2, as JSON if `--json` is among them.
+pub fn parse<C: clap::Parser>() -> C {
+    let e = match C::try_parse() {
+        Ok(cli) => return cli,
+        Err(e) => e,
+    };
+    let json = std::env::args_os().skip(1).take_while(|a| a != "--").any(|a| a == "--json");
+    if !e.use_stderr() || !json {
+        e.exit();
+    }
+    let text = e.render().to_string();
+    let (message, help) = text.trim().split_once("\n\n").unwrap_or((text.trim(), ""));
+    let help = help.split("\n\n").filter(|h| !h.is_empty()).collect::<Vec<_>>().join("; ");
+    let report = Report::usage(message.trim_start_matches("error: ")).help(help.trim().replace('\n', " "));
+    std::process::exit(i32::from(fail(&report, true)))
+}
+
+/// Writes a result to stdout. A reader that went away ends the output quietly; what else goes wrong ends the process.
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            note(&Report::new("stdout", exit::RESOURCES, format!("cannot write to stdout: {e}")).to_string());
+            std::process::exit(i32::from(exit::RESOURCES))
+        }
+        _ => {}
+    }
 }
 
 /// Writes progress or a remark to stderr.

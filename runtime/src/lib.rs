@@ -5,7 +5,7 @@
 //! # fn main() -> Result<(), Error> {
 //! let artifact = Artifact::open("model.dfz".as_ref())?;
 //! let limits = Limits { max_tokens: 512, max_sequences: 8, cache_bytes: 1 << 30 };
-//! let mut session = Session::load(artifact.into(), limits, &Options::new())?;
+//! let mut session = Session::load(artifact.into(), limits, &Options::automatic())?;
 //! let sequence = session.add_sequence()?;
 //! session.step(&[Feed::last(sequence, &[0, 17, 42])])?;
 //! let logits: &[f32] = session.logits(0).expect("one row was asked for");

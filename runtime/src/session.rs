@@ -37,7 +37,7 @@ pub struct Options {
 
 impl Options {
     /// All cores that this process may use, and nothing unusual.
-    pub fn new() -> Self {
+    pub fn automatic() -> Self {
         Self {
             threads: default_threads(),
             pinning: Pinning::WorkersOnly,
@@ -45,12 +45,6 @@ impl Options {
             force_bucket: None,
             context: None,
         }
-    }
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

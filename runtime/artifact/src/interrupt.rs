@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM as a flag that long work looks at, so that nothing half-written stays behind.
+//! SIGINT, SIGTERM and SIGHUP as a flag that long work looks at, so that nothing half-written stays behind.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,11 +14,23 @@ pub fn requested() -> bool {
     REQUESTED.load(Ordering::Relaxed)
 }
 
-/// From now on the first SIGINT or SIGTERM only sets the flag; a second one ends the process at once. A closed pipe (`| head`) ends it too.
-pub fn install() {
+/// From now on a closed pipe (`| head`) ends the process quietly. Not for work that would leave something half-written.
+pub fn end_with_reader() {
     // SAFETY: the default action is always a valid one.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    for signal in [libc::SIGINT, libc::SIGTERM] {
+}
+
+/// From now on writing to a closed pipe, or beyond the limit of a file's size, is an error as any other: what is half-written is removed.
+pub fn survive_writes() {
+    for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+        // SAFETY: to ignore a signal is always valid.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// From now on the first SIGINT, SIGTERM or SIGHUP only sets the flag; a second one ends the process at once.
+pub fn install() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
         // SAFETY: the handler touches an atomic and calls `_exit`, both allowed in a signal handler; the structure is zeroed,
         // which is a valid `sigaction` with an empty mask.
         unsafe {

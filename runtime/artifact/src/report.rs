@@ -56,6 +56,11 @@ impl Report {
         }
     }
 
+    /// Wrong arguments.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new("usage", exit::USAGE, message)
+    }
+
     #[must_use]
     pub fn file(mut self, path: &std::path::Path) -> Self {
         self.file = Some(path.display().to_string());
@@ -85,12 +90,18 @@ impl Report {
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "error[{}]: {}", self.code, self.message)?;
-        if let (Some(expected), Some(found)) = (&self.expected, &self.found) {
-            write!(f, "\n  expected: {expected}\n     found: {found}")?;
-        }
-        if let Some(help) = &self.help {
-            write!(f, "\n  help: {help}")?;
-        }
-        Ok(())
+        // A place that the message names already is not repeated.
+        let place = |p: &Option<String>| p.as_ref().filter(|p| !self.message.contains(p.as_str())).cloned();
+        let lines = [
+            ("    file", place(&self.file)),
+            ("  tensor", place(&self.tensor)),
+            ("expected", self.expected.clone()),
+            ("   found", self.found.clone()),
+            ("    help", self.help.clone()),
+        ];
+        lines
+            .iter()
+            .filter_map(|(name, text)| Some((name, text.as_ref()?)))
+            .try_for_each(|(name, text)| write!(f, "\n  {name}: {text}"))
     }
 }

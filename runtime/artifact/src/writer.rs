@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Space beyond the weights that must be free: plan, code, tokenizer, certificate.
-const SECTIONS_RESERVE_BYTES: u64 = 32 << 20;
+pub const SECTIONS_RESERVE_BYTES: u64 = 32 << 20;
 
 /// What the manifest says beyond sections and weights.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -303,3 +303,35 @@ fn a_full_disk_leaves_nothing() {
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stderr));
     assert!(names(dir.path()).is_empty());
 }
+
+/// In a child process: a signal in mid-write ends it in order, with nothing left; the old artifact stays.
+#[test]
+fn a_signal_in_mid_write_leaves_nothing() {
+    const CHILD: &str = "DEEPFUSE_TEST_SIGNAL";
+    if let Some(path) = std::env::var_os(CHILD) {
+        interrupt::install();
+        let mut w = ArtifactWriter::create(Path::new(&path), interrupt::flag()).unwrap();
+        write_sections(&mut w).unwrap();
+        let decls = decls();
+        let mut weights = w.weights(&decls, 1 << 20).unwrap();
+        weights.append(0, &content(0, 500)).unwrap();
+        assert!(!interrupt::requested());
+        // SAFETY: sends a signal to this process, which handles it.
+        unsafe { libc::raise(libc::SIGINT) };
+        assert!(interrupt::requested());
+        let e = weights.append(0, &content(0, 500)).unwrap_err();
+        drop(w);
+        std::process::exit(e.exit().into());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.dfz");
+    write_default(&path);
+    let before = files(&path);
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_signal_in_mid_write_leaves_nothing", "--nocapture"])
+        .env(CHILD, &path)
+        .status()
+        .unwrap();
+    assert_eq!(child.code(), Some(exit::INTERRUPTED.into()));
+    assert_eq!((names(dir.path()), files(&path)), (vec!["m.dfz".to_owned()], before));
+}

@@ -1,12 +1,12 @@
 //! `deepfuse-run`: the runtime as a small command, without any compiler.
 
 use clap::{Parser, Subcommand};
-use deepfuse_runtime::cli;
+use deepfuse_runtime::cli::{self, EXIT_CODES};
 use std::process::ExitCode;
 
 /// Runs models that `deepfuse compile` wrote.
 #[derive(Parser)]
-#[command(name = "deepfuse-run", version, max_term_width = 110)]
+#[command(name = "deepfuse-run", version, max_term_width = 110, after_help = EXIT_CODES)]
 struct Cli {
     /// Print one JSON object (a result or an error) to stdout
     #[arg(long, global = true)]
@@ -28,8 +28,9 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    deepfuse_artifact::interrupt::end_with_reader();
+    let cli: Cli = cli::parse();
     deepfuse_artifact::interrupt::install();
-    let cli = Cli::parse();
     ExitCode::from(match cli.verb {
         Verb::Run(a) => cli::run::main(&a, cli.json),
         Verb::Verify(a) => cli::verify::main(&a, cli.json),

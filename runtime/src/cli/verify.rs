@@ -39,7 +39,8 @@ pub struct Args {
     force_bucket: Option<String>,
 }
 
-/// Prints all checks; exit code 1 if one failed.
+/// Prints all checks. Exit code 1 if one failed, weights that are damaged among them; an artifact that cannot even be opened (a section, the
+/// manifest, a header or a size is not as written) is 5.
 pub fn main(args: &Args, json: bool) -> u8 {
     super::finish(run(args, json), json)
 }
@@ -50,6 +51,12 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
     }
     let golden = args.golden.as_deref().map(Golden::read).transpose()?;
     let artifact = Arc::new(Artifact::open(&args.artifact)?);
+    if let (Some(path), Some(g)) = (&args.golden, &golden)
+        && g.vocab != artifact.plan().vocab as usize
+    {
+        let reason = format!("a golden of another model: logits for {} tokens, the artifact has {}", g.vocab, artifact.plan().vocab);
+        return Err(Error::input(path, reason));
+    }
     let options = options(args.threads, args.prefill_chunk, args.force_bucket.clone());
     let mut checks = integrity(&artifact, options.threads as usize, interrupt::flag())?;
     let sound = checks.iter().all(|c| c.ok || c.name == "target");
