@@ -2,10 +2,9 @@
 
 mod cmd;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    deepfuse_artifact::interrupt::install();
-    cmd::dispatch(cmd::Cli::parse())
+    deepfuse_artifact::interrupt::end_with_reader();
+    cmd::dispatch(deepfuse_runtime::cli::parse())
 }

@@ -6,22 +6,25 @@ use crate::weights::{WeightError, stream};
 use deepfuse_artifact::elements::{Element, Elements};
 use deepfuse_artifact::manifest::{ModelInfo, NumericsInfo, TargetInfo, TokensInfo, section};
 use deepfuse_artifact::report::{Report, exit};
-use deepfuse_artifact::writer::{About, ArtifactWriter};
+use deepfuse_artifact::plan::Plan;
+use deepfuse_artifact::writer::{About, ArtifactWriter, SECTIONS_RESERVE_BYTES, check_output};
 use deepfuse_artifact::weights::WeightDecl;
-use deepfuse_frontend::{Activations, Family};
+use deepfuse_frontend::{Activations, Family, Model, read_limited};
 use deepfuse_ir::weights::StoredWeight;
 use deepfuse_ir::{Code, DType, Layout, PAGE_TOKENS, Quant};
 use std::fmt::Write as _;
-use std::path::Path;
 
 /// Tokens of a step that memory needs are quoted for.
 pub const TYPICAL_TOKENS: u64 = 512;
+/// Largest tokenizer that is copied; V3's has 8 MB.
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 /// Context that memory needs are quoted for, at most.
 const TYPICAL_CONTEXT: u64 = 4096;
 
 /// What writing and running an artifact takes, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
+    /// Must be free: the weights, and a reserve for all the rest.
     pub disk: u64,
     /// Mapped and shared between processes.
     pub weights: u64,
@@ -43,14 +46,15 @@ pub struct Written {
 /// Disk and memory that the result takes.
 ///
 /// Errors: `memory::limit` if a session would need more than `--memory`.
-pub fn needs(c: &Compiled, req: &Request) -> Result<Needs, Error> {
-    let plan = &c.planned.plan;
+/// Errors also: those of [`check_output`].
+pub fn needs(model: &Model, plan: &Plan, req: &Request) -> Result<Needs, Error> {
     let weights: u64 = plan.weights.iter().map(|w| w.bytes).sum();
-    let context = c.model.config.context.min(TYPICAL_CONTEXT);
+    let context = model.config.context.min(TYPICAL_CONTEXT);
     let pages = context.div_ceil(PAGE_TOKENS);
     let cache = pages * PAGE_TOKENS * plan.states.iter().map(|s| s.row_bytes).sum::<u64>();
     let activations = deepfuse_passes::plan::activation_bytes(plan, TYPICAL_TOKENS, pages, 1, 1);
-    let needs = Needs { disk: if req.shapes_only { 0 } else { weights } + c.code.shared_object.len() as u64, weights, activations, cache };
+    let needs = Needs { disk: if req.shapes_only { 0 } else { weights } + SECTIONS_RESERVE_BYTES, weights, activations, cache };
+    check_output(&req.out, needs.disk - SECTIONS_RESERVE_BYTES)?;
     let total = weights + activations + cache;
     match req.memory.filter(|limit| total > *limit) {
         Some(limit) => Err(Report::new("memory::limit", exit::RESOURCES, "running this model needs more memory than --memory allows")
@@ -61,15 +65,12 @@ pub fn needs(c: &Compiled, req: &Request) -> Result<Needs, Error> {
     }
 }
 
-/// Writes the artifact to `out`; `progress` gets the number of weight bytes written so far.
+/// Writes the artifact to `req.out`; `progress` gets the number of weight bytes written so far.
 ///
 /// Nothing stands at `out` until everything is written and synced; on an error or an interrupt nothing is left.
-pub fn write(c: &Compiled, req: &Request, out: &Path, progress: &mut (dyn FnMut(u64) + Send)) -> Result<Written, Error> {
+pub fn write(c: &Compiled, req: &Request, progress: &mut (dyn FnMut(u64) + Send)) -> Result<Written, Error> {
     let plan = &c.planned.plan;
-    if !req.shapes_only {
-        c.model.check_scales()?;
-    }
-    let mut writer = ArtifactWriter::create(out, deepfuse_artifact::interrupt::flag())?;
+    let mut writer = ArtifactWriter::create(&req.out, deepfuse_artifact::interrupt::flag())?;
     let plan_text = plan.to_string();
     writer.section(section::PLAN, "model.plan", plan_text.as_bytes())?;
     writer.section(section::CODE, &format!("kernels-{}.so", req.target.name), &c.code.shared_object)?;
@@ -81,13 +82,9 @@ pub fn write(c: &Compiled, req: &Request, out: &Path, progress: &mut (dyn FnMut(
         (section::GENERATION_CONFIG, "generation_config.json"),
         (section::CHAT_TEMPLATE, "chat_template.jinja"),
     ] {
-        match std::fs::read(c.model.dir.join(file)) {
-            Ok(bytes) => writer.section(name, file, &bytes)?,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => {
-                let path = c.model.dir.join(file);
-                return Err(Report::new("frontend::io", exit::ENVIRONMENT, format!("{}: {e}", path.display())).file(&path).into());
-            }
+        let path = c.model.dir.join(file);
+        if path.symlink_metadata().is_ok() {
+            writer.section(name, file, &read_limited(&path, MAX_TOKENIZER_BYTES)?)?;
         }
     }
     let mut warnings = vec![];

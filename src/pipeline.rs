@@ -2,6 +2,7 @@
 
 use crate::catalog::BackendCatalog;
 use crate::error::Error;
+use crate::output::{self, Needs};
 use crate::weights::Tensors;
 use deepfuse_artifact::plan::Action;
 use deepfuse_codegen::x86::X86;
@@ -19,6 +20,8 @@ use std::path::{Path, PathBuf};
 pub struct Request {
     /// A checkpoint directory; with `shapes_only` a directory or file with config.json is enough.
     pub checkpoint: PathBuf,
+    /// The artifact to write.
+    pub out: PathBuf,
     pub target: Target,
     pub activations: Activations,
     pub numerics: Numerics,
@@ -31,6 +34,14 @@ pub struct Request {
     pub jobs: usize,
 }
 
+/// What [`compile`] has come to.
+pub enum Event<'a> {
+    /// A stop has begun.
+    Stage(&'static str),
+    /// The plan is known, and with it what writing and running the result takes. No code has been emitted yet.
+    Needs(&'a Model, &'a Needs),
+}
+
 /// Everything known when code has been emitted; weights are still to be packed.
 pub struct Compiled {
     pub model: Model,
@@ -39,12 +50,18 @@ pub struct Compiled {
     pub weights: Weights,
     pub choices: Vec<Choice>,
     pub code: deepfuse_codegen::Code,
+    pub needs: Needs,
 }
 
-/// Opens and checks the checkpoint; no weight is read.
+/// Opens and checks the checkpoint; no weight is read but the block scales.
 pub fn open(req: &Request) -> Result<Model, Error> {
     let config = if req.checkpoint.is_dir() { req.checkpoint.join("config.json") } else { req.checkpoint.clone() };
-    Ok(if req.shapes_only { Model::open_config(&config)? } else { Model::open(&req.checkpoint)? })
+    if req.shapes_only {
+        return Ok(Model::open_config(&config)?);
+    }
+    let model = Model::open(&req.checkpoint)?;
+    model.check_scales()?;
+    Ok(model)
 }
 
 /// The plain step graph.
@@ -73,8 +90,12 @@ pub fn choose(planned: &Planned, target: &Target) -> Vec<Choice> {
 }
 
 /// From a checkpoint to code. Read top to bottom; the verifier runs inside every pass.
-pub fn compile(req: &Request, stage: &mut dyn FnMut(&str)) -> Result<Compiled, Error> {
+///
+/// What can be refused is refused before the long work: a name that is taken, damaged scales, too little disk or memory.
+pub fn compile(req: &Request, tell: &mut dyn FnMut(Event<'_>)) -> Result<Compiled, Error> {
     let catalog = BackendCatalog::new(&req.target, &X86);
+    let mut stage = |name| tell(Event::Stage(name));
+    deepfuse_artifact::writer::check_output(&req.out, 0)?;
     stage("open");
     let model = open(req)?; // config.json + shard index; weights stay mapped
     stage("build");
@@ -85,11 +106,14 @@ pub fn compile(req: &Request, stage: &mut dyn FnMut(&str)) -> Result<Compiled, E
     let (calls, weights) = select_all(&fused, &catalog)?; // ops -> KernelSpec; weights -> WeightExpr
     stage("plan");
     let mut planned = plan(&calls, &weights, model.config.vocab as u32)?; // order, buffers, offsets in bytes
+    let needs = output::needs(&model, &planned.plan, req)?; // disk and memory
+    tell(Event::Needs(&model, &needs));
+    let mut stage = |name| tell(Event::Stage(name));
     stage("choose");
     let mut choices = choose(&planned, &req.target); // KernelSpec -> Variant, records first
     stage("codegen");
     let code = emit(&mut planned, &mut choices, req)?;
-    Ok(Compiled { model, fused, planned, weights, choices, code })
+    Ok(Compiled { model, fused, planned, weights, choices, code, needs })
 }
 
 /// Emits all kernels and enters their symbols and phases into the plan. Kernels with equal code become one row.

@@ -20,6 +20,7 @@ mod tensors;
 pub use build::{Activations, build};
 pub use config::{Config, Family, Fp8, Moe};
 pub use error::{Code, Details, Error, ErrorKind, Result};
+pub use json::read_limited;
 pub use model::{Model, TypeUse, Weight, check_scales, count_nan};
 pub use rope::{Rope, Yarn};
 pub use router::{Fill, GroupScore, Groups, Router, Scoring};

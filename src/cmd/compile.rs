@@ -4,9 +4,10 @@ use super::progress::Progress;
 use super::{human_bytes, human_count};
 use deepfuse::output::{self, Written};
 use deepfuse::text::{Stop, at_stop};
+use deepfuse::pipeline::Event;
 use deepfuse::{Error, Request, pipeline};
 use deepfuse_codegen::x86::targets;
-use deepfuse_frontend::Activations;
+use deepfuse_frontend::{Activations, Model};
 use deepfuse_passes::fuse::Numerics;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -78,37 +79,47 @@ impl From<NumericsArg> for Numerics {
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let req = request(args)?;
     if let Some(stop) = args.stop_after {
-        println!("{}", at_stop(&req, stop, args.bucket.as_deref())?);
+        let text = at_stop(&req, stop, args.bucket.as_deref())?;
+        if json {
+            let stop = clap::ValueEnum::to_possible_value(&stop).map(|v| v.get_name().to_owned());
+            super::print_json(&serde_json::json!({"schema": "deepfuse.text/1", "stop": stop, "text": text}));
+        } else {
+            say!("{text}");
+        }
         return Ok(());
     }
     let started = Instant::now();
     let mut progress = Progress::new(json);
-    let compiled = pipeline::compile(&req, &mut |s| progress.stage(s))?;
+    deepfuse_artifact::interrupt::survive_writes();
+    let compiled = pipeline::compile(&req, &mut |event| match event {
+        Event::Stage(name) => progress.stage(name),
+        Event::Needs(model, needs) if !json => progress.above(|| tell_needs(model, needs)),
+        Event::Needs(..) => {}
+    })?;
     let seconds_compile = started.elapsed().as_secs_f64();
-    let out = args.output.clone().unwrap_or_else(|| pipeline::default_output(&args.checkpoint));
-    let needs = output::needs(&compiled, &req)?;
-    if !json {
-        for notice in &compiled.model.notices {
-            eprintln!("note: {notice}");
-        }
-        eprintln!(
-            "needs: disk {}, memory to run {} weights (mapped) + {} for {} tokens a step and {} of cache",
-            human_bytes(needs.disk),
-            human_bytes(needs.weights),
-            human_bytes(needs.activations),
-            output::TYPICAL_TOKENS,
-            human_bytes(needs.cache),
-        );
-    }
-    progress.bytes(needs.weights);
-    let written = output::write(&compiled, &req, &out, &mut |done| progress.advance(done))?;
+    progress.bytes(if req.shapes_only { 0 } else { compiled.needs.weights });
+    let written = output::write(&compiled, &req, &mut |done| progress.advance(done))?;
     progress.finish();
     for warning in &written.warnings {
-        eprintln!("warning: {warning}");
+        tell!("warning: {warning}");
     }
     let total = started.elapsed().as_secs_f64();
-    if json { print_object(&compiled, &written, &needs, seconds_compile, total) } else { print_summary(&compiled, &written, &out, seconds_compile, total, req.shapes_only) }
+    if json { print_object(&compiled, &written, &req, seconds_compile, total) } else { print_summary(&compiled, &written, &req.out, seconds_compile, total, req.shapes_only) }
     Ok(())
+}
+
+fn tell_needs(model: &Model, needs: &output::Needs) {
+    for notice in &model.notices {
+        tell!("note: {notice}");
+    }
+    tell!(
+        "needs: disk {}, memory to run {} weights (mapped) + {} for {} tokens a step and {} of cache",
+        human_bytes(needs.disk),
+        human_bytes(needs.weights),
+        human_bytes(needs.activations),
+        output::TYPICAL_TOKENS,
+        human_bytes(needs.cache),
+    );
 }
 
 fn request(args: &Args) -> Result<Request, Error> {
@@ -120,6 +131,7 @@ fn request(args: &Args) -> Result<Request, Error> {
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     Ok(Request {
         checkpoint: args.checkpoint.clone(),
+        out: args.output.clone().unwrap_or_else(|| pipeline::default_output(&args.checkpoint)),
         target,
         activations,
         numerics: args.numerics.into(),
@@ -155,26 +167,28 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 fn print_summary(c: &pipeline::Compiled, w: &Written, out: &std::path::Path, compile: f64, total: f64, shapes_only: bool) {
     let p = c.model.parameters();
     let launches: Vec<String> = c.planned.plan.buckets.iter().map(|b| format!("{} {}", b.name, b.actions.len())).collect();
-    println!("{}", out.display());
-    println!("  parameters   {} total, {} active a token", human_count(p.total), human_count(p.active));
-    println!("  kernels      {} distinct, {} of code; launches a step: {}", c.planned.plan.kernels.len(), human_bytes(w.code_bytes), launches.join(", "));
-    println!("  plan         {}", human_bytes(w.plan_bytes));
+    say!("{}", out.display());
+    say!("  parameters   {} total, {} active a token", human_count(p.total), human_count(p.active));
+    say!("  kernels      {} distinct, {} of code; launches a step: {}", c.planned.plan.kernels.len(), human_bytes(w.code_bytes), launches.join(", "));
+    say!("  plan         {}", human_bytes(w.plan_bytes));
     if shapes_only {
-        println!("  weights      none (--shapes-only); packed they would take {}", human_bytes(w.weight_bytes));
+        say!("  weights      none (--shapes-only); packed they would take {}", human_bytes(w.weight_bytes));
     } else {
         let packing = (total - compile).max(1e-9);
-        println!("  weights      {} packed in {packing:.1} s, {:.2} GB/s", human_bytes(w.weight_bytes), w.weight_bytes as f64 / packing / 1e9);
+        say!("  weights      {} packed in {packing:.1} s, {:.2} GB/s", human_bytes(w.weight_bytes), w.weight_bytes as f64 / packing / 1e9);
     }
-    println!("  time         {total:.2} s, {compile:.2} s of it for graph, fusion and code; peak memory {}", human_bytes(output::peak_memory()));
+    say!("  time         {total:.2} s, {compile:.2} s of it for graph, fusion and code; peak memory {}", human_bytes(output::peak_memory()));
     if !shapes_only {
-        println!("next: deepfuse run {} --prompt 'Hello'", out.display());
+        say!("next: deepfuse run {} --prompt 'Hello'", out.display());
     }
 }
 
-fn print_object(c: &pipeline::Compiled, w: &Written, needs: &output::Needs, compile: f64, total: f64) {
-    let p = c.model.parameters();
+fn print_object(c: &pipeline::Compiled, w: &Written, req: &Request, compile: f64, total: f64) {
+    let (p, needs) = (c.model.parameters(), &c.needs);
     super::print_json(&serde_json::json!({
         "schema": "deepfuse.compile/1",
+        "artifact": req.out.display().to_string(),
+        "target": req.target.name,
         "parameters": {"total": p.total, "active": p.active},
         "kernels": c.planned.plan.kernels.len(),
         "launches": c.planned.plan.buckets.iter().map(|b| (b.name.clone(), b.actions.len())).collect::<std::collections::BTreeMap<_, _>>(),

@@ -9,7 +9,14 @@ pub struct Args {
     shell: clap_complete::Shell,
 }
 
-pub fn run(args: &Args) -> Result<(), Error> {
-    clap_complete::generate(args.shell, &mut super::Cli::command(), "deepfuse", &mut std::io::stdout());
+pub fn run(args: &Args, json: bool) -> Result<(), Error> {
+    let mut script = vec![];
+    clap_complete::generate(args.shell, &mut super::Cli::command(), "deepfuse", &mut script);
+    let script = String::from_utf8_lossy(&script);
+    if json {
+        super::print_json(&serde_json::json!({"schema": "deepfuse.completions/1", "shell": args.shell.to_string(), "script": script}));
+    } else {
+        deepfuse_runtime::cli::print(&script);
+    }
     Ok(())
 }

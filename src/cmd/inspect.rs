@@ -43,22 +43,22 @@ fn checkpoint(path: &Path, json: bool) -> Result<(), Error> {
         }));
         return Ok(());
     }
-    println!("{} ({:?}){}", path.display(), c.family, if config_alone { ", config.json alone" } else { "" });
-    println!("  layers       {} ({} dense), hidden {}, vocabulary {}, context {}", c.layers, if c.moe.is_some() { c.dense_layers } else { c.layers }, c.hidden, c.vocab, c.context);
+    say!("{} ({:?}){}", path.display(), c.family, if config_alone { ", config.json alone" } else { "" });
+    say!("  layers       {} ({} dense), hidden {}, vocabulary {}, context {}", c.layers, if c.moe.is_some() { c.dense_layers } else { c.layers }, c.hidden, c.vocab, c.context);
     let query = c.q_lora.map_or_else(|| "none".to_owned(), |r| r.to_string());
-    println!("  attention    {} heads of {}+{} (value {}), latent {}, query compression {query}", c.heads, c.nope_dim, c.rope_dim, c.v_dim, c.kv_lora);
+    say!("  attention    {} heads of {}+{} (value {}), latent {}, query compression {query}", c.heads, c.nope_dim, c.rope_dim, c.v_dim, c.kv_lora);
     if let Some(m) = &c.moe {
-        println!("  experts      {} of width {}, {} a token, {} shared, {:?} scores", m.experts, m.intermediate, m.top_k, m.shared, m.router.scoring);
+        say!("  experts      {} of width {}, {} a token, {} shared, {:?} scores", m.experts, m.intermediate, m.top_k, m.shared, m.router.scoring);
     }
-    println!("  parameters   {} total, {} active a token", human_count(parameters.total), human_count(parameters.active));
+    say!("  parameters   {} total, {} active a token", human_count(parameters.total), human_count(parameters.active));
     for (name, (elements, bytes)) in &types {
-        println!("  {name:<12} {} elements, {}", human_count(*elements), human_bytes(*bytes));
+        say!("  {name:<12} {} elements, {}", human_count(*elements), human_bytes(*bytes));
     }
     let (bf16, f32) = (human_bytes(row(2) * 1000), human_bytes(row(4) * 1000));
-    println!("  memory       {} of weights (mapped, shared between processes), cache {bf16} per 1000 tokens (f32: {f32})", human_bytes(weights));
-    println!("               the same on {}", targets::names().collect::<Vec<_>>().join(", "));
+    say!("  memory       {} of weights (mapped, shared between processes), cache {bf16} per 1000 tokens (f32: {f32})", human_bytes(weights));
+    say!("               the same on {}", targets::names().collect::<Vec<_>>().join(", "));
     for notice in &model.notices {
-        println!("  note: {notice}");
+        say!("  note: {notice}");
     }
     Ok(())
 }
@@ -88,24 +88,24 @@ fn artifact(path: &Path, json: bool) -> Result<(), Error> {
         print_json(&serde_json::json!({"schema": "deepfuse.inspect/1", "kind": "artifact", "manifest": m}));
         return Ok(());
     }
-    println!("{} ({}, format {}, by {})", path.display(), m.model.architecture, m.format_version, m.toolchain);
-    println!("  target       {} [{}]", m.target.name, m.target.features.join(" "));
-    println!("  model        {} layers, hidden {}, vocabulary {}, context {}", m.model.layers, m.model.hidden, m.model.vocab, m.limits.context);
-    println!("  parameters   {} total, {} active a token", human_count(m.model.parameters), human_count(m.model.active_parameters));
-    println!("  numerics     {} activations, rewrites up to {}", m.numerics.activations, m.numerics.class);
+    say!("{} ({}, format {}, by {})", path.display(), m.model.architecture, m.format_version, m.toolchain);
+    say!("  target       {} [{}]", m.target.name, m.target.features.join(" "));
+    say!("  model        {} layers, hidden {}, vocabulary {}, context {}", m.model.layers, m.model.hidden, m.model.vocab, m.limits.context);
+    say!("  parameters   {} total, {} active a token", human_count(m.model.parameters), human_count(m.model.active_parameters));
+    say!("  numerics     {} activations, rewrites up to {}", m.numerics.activations, m.numerics.class);
     for s in &m.sections {
-        println!("  {:<12} {} {}", s.name, s.file, human_bytes(s.bytes));
+        say!("  {:<12} {} {}", s.name, s.file, human_bytes(s.bytes));
     }
     let bytes: u64 = m.weights.iter().map(|w| w.bytes).sum();
-    println!("  weights      {} files, {}{}", m.weights.len(), human_bytes(bytes), if m.shapes_only { " (shapes only)" } else { "" });
+    say!("  weights      {} files, {}{}", m.weights.len(), human_bytes(bytes), if m.shapes_only { " (shapes only)" } else { "" });
     let mut families: BTreeMap<&str, usize> = BTreeMap::new();
     for k in &plan.kernels {
         *families.entry(k.family.as_str()).or_default() += 1;
     }
     let list: Vec<String> = families.iter().map(|(f, n)| format!("{f} {n}")).collect();
-    println!("  kernels      {}: {}", plan.kernels.len(), list.join(", "));
+    say!("  kernels      {}: {}", plan.kernels.len(), list.join(", "));
     for b in &plan.buckets {
-        println!("  bucket       {}: {} launches a step", b.name, b.actions.len());
+        say!("  bucket       {}: {} launches a step", b.name, b.actions.len());
     }
     Ok(())
 }

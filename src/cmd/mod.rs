@@ -1,5 +1,14 @@
 //! Verbs of the command line, one file each. Results go to stdout, progress and errors to stderr.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+/// Prints a line of the result to stdout.
+macro_rules! say {
+    ($($text:tt)*) => { deepfuse_runtime::cli::print(&format!("{}\n", format_args!($($text)*))) };
+}
+
+/// Prints a line of progress or a remark to stderr.
+macro_rules! tell {
+    ($($text:tt)*) => { deepfuse_runtime::cli::note(&format!($($text)*)) };
+}
 
 mod compile;
 mod completions;
@@ -13,7 +22,7 @@ use std::process::ExitCode;
 
 /// Compiles DeepSeek models ahead of time and runs them.
 #[derive(Parser)]
-#[command(name = "deepfuse", version, max_term_width = 110)]
+#[command(name = "deepfuse", version, max_term_width = 110, after_help = deepfuse_runtime::cli::EXIT_CODES)]
 pub struct Cli {
     /// Print one JSON object (a result or an error) to stdout
     #[arg(long, global = true)]
@@ -46,6 +55,10 @@ enum Verb {
 pub fn dispatch(cli: Cli) -> ExitCode {
     let json = cli.json;
     let shared = |code: u8| ExitCode::from(code);
+    // These look at the flag that a signal sets; all others a signal just ends.
+    if matches!(cli.verb, Verb::Compile(_) | Verb::Run(_) | Verb::Verify(_) | Verb::Bench(_)) {
+        deepfuse_artifact::interrupt::install();
+    }
     let result = match cli.verb {
         Verb::Run(a) => return shared(deepfuse_runtime::cli::run::main(&a, json)),
         Verb::Verify(a) => return shared(deepfuse_runtime::cli::verify::main(&a, json)),
@@ -54,7 +67,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Verb::Compile(a) => compile::run(&a, json),
         Verb::Inspect(a) => inspect::run(&a, json),
         Verb::Opt(a) => opt::run(&a, json),
-        Verb::Completions(a) => completions::run(&a),
+        Verb::Completions(a) => completions::run(&a, json),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -63,18 +76,12 @@ pub fn dispatch(cli: Cli) -> ExitCode {
 }
 
 fn fail(e: &Error, json: bool) -> ExitCode {
-    let report = e.report();
-    if json {
-        println!("{}", serde_json::to_string(&report).expect("a report is plain data"));
-    } else {
-        eprintln!("{report}");
-    }
-    ExitCode::from(report.exit)
+    ExitCode::from(deepfuse_runtime::cli::fail(&e.report(), json))
 }
 
 /// Prints a value as one line of JSON.
 fn print_json(value: &serde_json::Value) {
-    println!("{value}");
+    say!("{value}");
 }
 
 /// `1.5 GiB`

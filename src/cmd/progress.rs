@@ -25,10 +25,19 @@ impl Progress {
         if self.terminal && !self.quiet {
             let bar = self.bar.get_or_insert_with(|| {
                 let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+                bar.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}").expect("the template is valid"));
                 bar.enable_steady_tick(Duration::from_millis(120));
                 bar
             });
             bar.set_message(name.to_owned());
+        }
+    }
+
+    /// Runs something that prints lines.
+    pub fn above(&self, print: impl FnOnce()) {
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
         }
     }
 
@@ -57,7 +66,7 @@ impl Progress {
             let rate = done as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
             let left = (self.total.saturating_sub(done)) as f64 / rate.max(1.0);
             let (done, total) = (super::human_bytes(done), super::human_bytes(self.total));
-            eprintln!("pack weights: {done} of {total}, {}/s, {left:.0} s left", super::human_bytes(rate as u64));
+            tell!("pack weights: {done} of {total}, {}/s, {left:.0} s left", super::human_bytes(rate as u64));
         }
     }
 
