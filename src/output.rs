@@ -10,6 +10,7 @@ use deepfuse_artifact::plan::Plan;
 use deepfuse_artifact::writer::{About, ArtifactWriter, SECTIONS_RESERVE_BYTES, check_output};
 use deepfuse_artifact::weights::WeightDecl;
 use deepfuse_frontend::{Activations, Family, Model, read_limited};
+use std::sync::atomic::{AtomicU64, Ordering};
 use deepfuse_ir::weights::StoredWeight;
 use deepfuse_ir::{Code, DType, Layout, PAGE_TOKENS, Quant};
 use std::fmt::Write as _;
@@ -30,8 +31,10 @@ pub struct Needs {
     pub weights: u64,
     /// Buffers of a session for [`TYPICAL_TOKENS`] tokens a step.
     pub activations: u64,
-    /// Cache for a context of 4096 tokens, or the model's if that is shorter.
+    /// Cache for a context of `context` tokens.
     pub cache: u64,
+    /// 4096 tokens, or the model's own context if that is shorter.
+    pub context: u64,
 }
 
 /// What was written.
@@ -45,15 +48,14 @@ pub struct Written {
 
 /// Disk and memory that the result takes.
 ///
-/// Errors: `memory::limit` if a session would need more than `--memory`.
-/// Errors also: those of [`check_output`].
+/// Errors: `memory::limit` if a session would need more than `--memory`, and those of [`check_output`].
 pub fn needs(model: &Model, plan: &Plan, req: &Request) -> Result<Needs, Error> {
     let weights: u64 = plan.weights.iter().map(|w| w.bytes).sum();
     let context = model.config.context.min(TYPICAL_CONTEXT);
     let pages = context.div_ceil(PAGE_TOKENS);
     let cache = pages * PAGE_TOKENS * plan.states.iter().map(|s| s.row_bytes).sum::<u64>();
     let activations = deepfuse_passes::plan::activation_bytes(plan, TYPICAL_TOKENS, pages, 1, 1);
-    let needs = Needs { disk: if req.shapes_only { 0 } else { weights } + SECTIONS_RESERVE_BYTES, weights, activations, cache };
+    let needs = Needs { disk: if req.shapes_only { 0 } else { weights } + SECTIONS_RESERVE_BYTES, weights, activations, cache, context };
     check_output(&req.out, needs.disk - SECTIONS_RESERVE_BYTES)?;
     let total = weights + activations + cache;
     match req.memory.filter(|limit| total > *limit) {
@@ -69,6 +71,7 @@ pub fn needs(model: &Model, plan: &Plan, req: &Request) -> Result<Needs, Error> 
 ///
 /// Nothing stands at `out` until everything is written and synced; on an error or an interrupt nothing is left.
 pub fn write(c: &Compiled, req: &Request, progress: &mut (dyn FnMut(u64) + Send)) -> Result<Written, Error> {
+    sample_memory();
     let plan = &c.planned.plan;
     let mut writer = ArtifactWriter::create(&req.out, deepfuse_artifact::interrupt::flag())?;
     let plan_text = plan.to_string();
@@ -109,11 +112,17 @@ fn weights(c: &Compiled, req: &Request, writer: &mut ArtifactWriter, progress: &
     };
     let list: Vec<WeightDecl> = c.planned.plan.weights.iter().zip(&stored).map(declare).collect();
     let mut file = writer.weights(&list, deepfuse_artifact::weights::MAX_FILE_BYTES)?;
-    let mut done = 0;
+    let (mut done, mut last) = (0, 0);
     let findings = stream(&stored, &ModelTensors(&c.model), req.jobs, &mut |i, bytes| {
         file.append(i, bytes).map_err(WeightError::Artifact)?;
         done += bytes.len() as u64;
         progress(done);
+        if i != last {
+            // Mapped pages of a weight that is packed need not stay resident.
+            deepfuse_ir::weights::sources(&stored[last].expr, &mut |name| c.model.release(name));
+            last = i;
+            sample_memory();
+        }
         Ok(())
     })?;
     file.finish()?;
@@ -179,9 +188,17 @@ fn about(c: &Compiled, req: &Request) -> About {
     }
 }
 
-/// Largest resident memory of this process so far, bytes (files mapped included).
+static ANONYMOUS: AtomicU64 = AtomicU64::new(0);
+
+fn sample_memory() {
+    ANONYMOUS.fetch_max(status_kib("RssAnon:") * 1024, Ordering::Relaxed);
+}
+
+/// Largest anonymous memory of this process at any sample so far, bytes: what is its own, mapped files not included. It is sampled
+/// after code generation and after every weight.
 pub fn peak_memory() -> u64 {
-    status_kib("VmHWM:") * 1024
+    sample_memory();
+    ANONYMOUS.load(Ordering::Relaxed)
 }
 
 fn status_kib(field: &str) -> u64 {

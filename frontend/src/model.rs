@@ -118,6 +118,13 @@ impl Model {
         uses.into_values().collect()
     }
 
+    /// Drops the resident pages of a tensor; reading it again is legal and costs a read.
+    pub fn release(&self, name: &str) {
+        if let Some(t) = &self.tensors {
+            t.release(name);
+        }
+    }
+
     /// Reads all block scales and refuses NaN, infinite, zero and negative ones.
     pub fn check_scales(&self) -> Result<()> {
         let Some(shards) = &self.tensors else { return Ok(()) };

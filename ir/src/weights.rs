@@ -41,6 +41,14 @@ impl WeightExpr {
     }
 }
 
+/// Calls `f` with every checkpoint tensor that an expression reads.
+pub fn sources(e: &WeightExpr, f: &mut dyn FnMut(&str)) {
+    match e {
+        WeightExpr::Source { name, .. } => source_names(name).iter().for_each(|n| f(n)),
+        WeightExpr::Apply { operands, .. } => operands.iter().for_each(|o| sources(o, f)),
+    }
+}
+
 /// The names that a source pattern stands for: `a.{2..4}.b` is `a.2.b`, `a.3.b`; a name without braces is itself.
 pub fn source_names(pattern: &str) -> Vec<String> {
     match split_range(pattern) {
