@@ -117,6 +117,12 @@ fn run_says_what_is_wrong() {
     assert_eq!(deepfuse(&["run", model]).status.code(), Some(2));
     assert_eq!(deepfuse(&["run", model, "--prompt", "x", "--ids", "1"]).status.code(), Some(2));
     assert_eq!(deepfuse(&["frobnicate"]).status.code(), Some(2));
+    let (code, v) = json(&["run", model, "--ids", "1,x"]);
+    assert_eq!((code, v["code"].as_str(), v["exit"].as_u64()), (2, Some("usage"), Some(2)));
+    assert!(v["message"].as_str().unwrap().contains("invalid value 'x'"), "{v}");
+    let help = deepfuse(&["--json", "--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&help.stdout).contains("doctor"));
 }
 
 #[test]
