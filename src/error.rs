@@ -76,6 +76,9 @@ fn checkpoint(e: &deepfuse_frontend::Error) -> Report {
     r.expected.clone_from(&e.expected);
     r.found.clone_from(&e.found);
     r.help.clone_from(&e.help);
+    if r.code == "frontend::no-weights" {
+        r.help = Some(format!("{}; --shapes-only compiles from config.json alone", r.help.unwrap_or_default()));
+    }
     r
 }
 

@@ -12,16 +12,23 @@ use std::fmt::Write;
 /// A stop of the pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Stop {
+    /// The plain graph of one step, as the model is defined
     Build,
+    /// The same with quantized weights (the same text as long as `--quant` is none)
     Quantize,
+    /// The form that fusion rules match
     Canonicalize,
+    /// The fused graph of each bucket
     Fuse,
+    /// Kernel calls and what stored weights are made of
     Select,
+    /// What the runtime executes: buffers, kernels, launches
     Plan,
+    /// The variant chosen for each kernel
     Choose,
-    /// LLVM IR of all kernels.
+    /// LLVM IR of all kernels
     Codegen,
-    /// Assembly of all kernels.
+    /// Assembly of all kernels
     Asm,
 }
 

@@ -96,12 +96,13 @@ pub fn human_count(n: u64) -> String {
     }
 }
 
-/// `1.25 s`, `3.4 ms`, `56 us`
+/// `1.25 s`, `3.40 ms`, `56 us`, `0.40 us`
 pub fn human_seconds(s: f64) -> String {
     match s {
         s if s >= 1.0 => format!("{s:.2} s"),
         s if s >= 1e-3 => format!("{:.2} ms", s * 1e3),
-        s => format!("{:.0} us", s * 1e6),
+        s if s >= 1e-5 => format!("{:.0} us", s * 1e6),
+        s => format!("{:.2} us", s * 1e6),
     }
 }
 
@@ -114,8 +115,8 @@ mod tests {
         assert_eq!((human_bytes(1023), human_bytes(1536)), ("1023 B".into(), "1.5 KiB".into()));
         assert_eq!((human_count(671_026_404_352), human_count(2_228_000)), ("671.0 B".into(), "2.2 M".into()));
         assert_eq!(
-            (human_seconds(1.5), human_seconds(0.0025), human_seconds(5e-5)),
-            ("1.50 s".into(), "2.50 ms".into(), "50 us".into())
+            [human_seconds(1.5), human_seconds(0.0025), human_seconds(5e-5), human_seconds(4e-7)],
+            ["1.50 s", "2.50 ms", "50 us", "0.40 us"]
         );
     }
 }

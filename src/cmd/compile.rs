@@ -1,7 +1,6 @@
 //! `deepfuse compile`
 
 use super::progress::Progress;
-use super::{human_bytes, human_count};
 use deepfuse::output::{self, Written};
 use deepfuse::text::{Stop, at_stop};
 use deepfuse::pipeline::Event;
@@ -9,6 +8,7 @@ use deepfuse::{Error, Request, pipeline};
 use deepfuse_codegen::x86::targets;
 use deepfuse_frontend::{Activations, Model};
 use deepfuse_passes::fuse::Numerics;
+use deepfuse_runtime::cli::{human_bytes, human_count};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -16,38 +16,38 @@ use std::time::Instant;
 pub struct Args {
     /// Checkpoint directory: config.json, *.safetensors, tokenizer.json
     checkpoint: PathBuf,
-    /// Artifact to write [default: NAME.dfz in the current directory]
-    #[arg(short, long)]
+    /// Artifact to write [default: the name of the checkpoint directory + .dfz, in the current directory]
+    #[arg(short, long, value_name = "NAME.dfz")]
     output: Option<PathBuf>,
-    /// Machine to compile for; `deepfuse doctor` lists them
+    /// Machine to compile for: native, or one of the targets that `deepfuse doctor` lists
     #[arg(long, default_value = "native")]
     target: String,
-    /// Type that weights are quantized to; FP8 checkpoints stay FP8
-    #[arg(long, default_value = "none", value_parser = ["none"])]
+    /// Type to quantize weights to. Only `none` so far: weights keep the types of the checkpoint, FP8 stays FP8
+    #[arg(long, value_name = "TYPE", default_value = "none", value_parser = ["none"])]
     quant: String,
-    /// Type of activations: where the plain graph rounds
-    #[arg(long, default_value = "bf16")]
+    /// Type of activations, the values between operations (sums are f32 in either case)
+    #[arg(long, value_name = "TYPE", default_value = "bf16")]
     activations: ActivationsArg,
-    /// How far rewrites may change roundings
-    #[arg(long, default_value = "requantizes")]
+    /// How far fusion may change results; each class includes those before it
+    #[arg(long, value_name = "CLASS", default_value = "requantizes")]
     numerics: NumericsArg,
-    /// Fail if running needs more memory than this: 24GiB
-    #[arg(long, value_parser = parse_bytes)]
+    /// Fail if running the model takes more memory than this, for example 24GiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<u64>,
-    /// Compile from config.json alone: plan and code, no weights
+    /// Compile from config.json alone: plan and code, but no weights, so that it cannot run
     #[arg(long)]
     shapes_only: bool,
-    /// Print the text form of a stop instead of writing an artifact
+    /// Print what the compiler has after this step and stop, without writing an artifact
     #[arg(long, value_name = "STOP")]
     stop_after: Option<Stop>,
-    /// Bucket that --stop-after prints [default: all]
+    /// Bucket to print with --stop-after: prefill or decode [default: all]
     #[arg(long)]
     bucket: Option<String>,
-    /// Rules that must not fire
+    /// A fusion rule that must not fire (`all`: none may); can be given several times
     #[arg(long = "disable-rule", value_name = "RULE")]
     disabled: Vec<String>,
     /// Threads that emit code and pack weights; the result does not depend on it [default: all cores]
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     jobs: Option<usize>,
 }
 
@@ -59,9 +59,13 @@ pub enum ActivationsArg {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub enum NumericsArg {
+    /// Every value is rounded where the unfused model rounds it
     Exact,
+    /// Sums may be ordered differently
     Reassociates,
+    /// Values that no longer reach memory need not be rounded
     Requantizes,
+    /// Reserved: no rule goes further
     Approximates,
 }
 
@@ -113,12 +117,13 @@ fn tell_needs(model: &Model, needs: &output::Needs) {
         tell!("note: {notice}");
     }
     tell!(
-        "needs: disk {}, memory to run {} weights (mapped) + {} for {} tokens a step and {} of cache",
+        "needs: {} of disk; to run, {} of weights (mapped), {} for batches of {} tokens, {} of cache for {} tokens",
         human_bytes(needs.disk),
         human_bytes(needs.weights),
         human_bytes(needs.activations),
         output::TYPICAL_TOKENS,
         human_bytes(needs.cache),
+        needs.context,
     );
 }
 
@@ -177,10 +182,11 @@ fn print_summary(c: &pipeline::Compiled, w: &Written, out: &std::path::Path, com
         let packing = (total - compile).max(1e-9);
         say!("  weights      {} packed in {packing:.1} s, {:.2} GB/s", human_bytes(w.weight_bytes), w.weight_bytes as f64 / packing / 1e9);
     }
-    say!("  time         {total:.2} s, {compile:.2} s of it for graph, fusion and code; peak memory {}", human_bytes(output::peak_memory()));
-    if !shapes_only {
-        say!("next: deepfuse run {} --prompt 'Hello'", out.display());
-    }
+    say!("  time         {total:.2} s, {compile:.2} s of it for graph, fusion and code; peak memory {} (without mapped files)", human_bytes(output::peak_memory()));
+    let program = std::env::args().next().unwrap_or_else(|| "deepfuse".into());
+    let next = if shapes_only { "inspect" } else { "run" };
+    let prompt = if shapes_only { "" } else { " --prompt 'Hello'" };
+    say!("next: {program} {next} {}{prompt}", out.display());
 }
 
 fn print_object(c: &pipeline::Compiled, w: &Written, req: &Request, compile: f64, total: f64) {

@@ -1,16 +1,17 @@
 //! `deepfuse inspect`: what a checkpoint or an artifact is. No weight is read.
 
-use super::{human_bytes, human_count, print_json};
+use super::print_json;
 use deepfuse::Error;
 use deepfuse_codegen::x86::targets;
 use deepfuse_frontend::{Model, expected};
 use deepfuse_ir::{Dim, Sizes, TensorType};
+use deepfuse_runtime::cli::{human_bytes, human_count};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// Checkpoint directory, config.json, or artifact
+    /// Checkpoint directory, config.json, or artifact (NAME.dfz)
     path: PathBuf,
 }
 
@@ -48,7 +49,7 @@ fn checkpoint(path: &Path, json: bool) -> Result<(), Error> {
     let query = c.q_lora.map_or_else(|| "none".to_owned(), |r| r.to_string());
     say!("  attention    {} heads of {}+{} (value {}), latent {}, query compression {query}", c.heads, c.nope_dim, c.rope_dim, c.v_dim, c.kv_lora);
     if let Some(m) = &c.moe {
-        say!("  experts      {} of width {}, {} a token, {} shared, {:?} scores", m.experts, m.intermediate, m.top_k, m.shared, m.router.scoring);
+        say!("  experts      {} of width {}, {} a token, {} shared, {} scores", m.experts, m.intermediate, m.top_k, m.shared, format!("{:?}", m.router.scoring).to_lowercase());
     }
     say!("  parameters   {} total, {} active a token", human_count(parameters.total), human_count(parameters.active));
     for (name, (elements, bytes)) in &types {
@@ -56,7 +57,7 @@ fn checkpoint(path: &Path, json: bool) -> Result<(), Error> {
     }
     let (bf16, f32) = (human_bytes(row(2) * 1000), human_bytes(row(4) * 1000));
     say!("  memory       {} of weights (mapped, shared between processes), cache {bf16} per 1000 tokens (f32: {f32})", human_bytes(weights));
-    say!("               the same on {}", targets::names().collect::<Vec<_>>().join(", "));
+    say!("               the same for all targets: {}", targets::names().collect::<Vec<_>>().join(", "));
     for notice in &model.notices {
         say!("  note: {notice}");
     }
@@ -94,10 +95,12 @@ fn artifact(path: &Path, json: bool) -> Result<(), Error> {
     say!("  parameters   {} total, {} active a token", human_count(m.model.parameters), human_count(m.model.active_parameters));
     say!("  numerics     {} activations, rewrites up to {}", m.numerics.activations, m.numerics.class);
     for s in &m.sections {
-        say!("  {:<12} {} {}", s.name, s.file, human_bytes(s.bytes));
+        say!("  {:<12} {}, {}", s.name.replace("_config", " conf."), s.file, human_bytes(s.bytes));
     }
     let bytes: u64 = m.weights.iter().map(|w| w.bytes).sum();
-    say!("  weights      {} files, {}{}", m.weights.len(), human_bytes(bytes), if m.shapes_only { " (shapes only)" } else { "" });
+    let files = if m.weights.len() == 1 { "1 file" } else { &format!("{} files", m.weights.len()) };
+    let weights = if m.shapes_only { "none (--shapes-only)".to_owned() } else { format!("{files}, {}", human_bytes(bytes)) };
+    say!("  weights      {weights}");
     let mut families: BTreeMap<&str, usize> = BTreeMap::new();
     for k in &plan.kernels {
         *families.entry(k.family.as_str()).or_default() += 1;

@@ -20,11 +20,25 @@ use clap::{Parser, Subcommand};
 use deepfuse::Error;
 use std::process::ExitCode;
 
+/// What follows the list of verbs in `--help`.
+fn after_help() -> String {
+    let exit_codes = deepfuse_runtime::cli::EXIT_CODES;
+    format!(
+        "First steps:
+  deepfuse inspect DIR                     what is this checkpoint, how much memory does it take?
+  deepfuse compile DIR -o NAME.dfz         compile it for this machine
+  deepfuse run NAME.dfz --prompt 'Hello'   generate text
+  deepfuse bench NAME.dfz                  measure it
+
+{exit_codes}"
+    )
+}
+
 /// Compiles DeepSeek models ahead of time and runs them.
 #[derive(Parser)]
-#[command(name = "deepfuse", version, max_term_width = 110, after_help = deepfuse_runtime::cli::EXIT_CODES)]
+#[command(name = "deepfuse", version, max_term_width = 110, after_help = after_help())]
 pub struct Cli {
-    /// Print one JSON object (a result or an error) to stdout
+    /// Print one JSON object, a result or an error, to stdout
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -39,9 +53,9 @@ enum Verb {
     Run(deepfuse_runtime::cli::run::Args),
     /// Show what a checkpoint or an artifact is, without reading weights
     Inspect(inspect::Args),
-    /// Run passes over a graph in text form
+    /// Run passes of the compiler over a graph in text form
     Opt(opt::Args),
-    /// Check an artifact: digests, golden outputs, perplexity
+    /// Check an artifact: digests, a reference's outputs, perplexity
     Verify(deepfuse_runtime::cli::verify::Args),
     /// Measure an artifact: tokens per second and a table of its kernels
     Bench(deepfuse_runtime::cli::bench::Args),
@@ -82,26 +96,4 @@ fn fail(e: &Error, json: bool) -> ExitCode {
 /// Prints a value as one line of JSON.
 fn print_json(value: &serde_json::Value) {
     say!("{value}");
-}
-
-/// `1.5 GiB`
-fn human_bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
-/// `671.0 B` parameters.
-fn human_count(n: u64) -> String {
-    let value = n as f64;
-    match n {
-        0..1_000_000 => n.to_string(),
-        1_000_000..1_000_000_000 => format!("{:.1} M", value / 1e6),
-        _ => format!("{:.1} B", value / 1e9),
-    }
 }

@@ -10,20 +10,21 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// A graph in text form; `-` reads stdin
+    /// File with a graph in text form, as `compile --stop-after build` prints it; `-` reads stdin
     file: PathBuf,
-    /// Passes in order: verify, canonicalize, fuse
-    #[arg(long = "pass", required = true)]
+    /// Passes to run, in this order
+    #[arg(long = "pass", required = true, value_name = "PASS,..", value_delimiter = ',')]
     passes: Vec<Pass>,
-    /// Bucket whose extraction `fuse` prints
+    /// Bucket whose fused graph is printed: prefill or decode
     #[arg(long, default_value = "decode")]
     bucket: String,
-    /// Target whose costs `fuse` uses
+    /// Target whose costs decide between the forms
     #[arg(long, default_value = "native")]
     target: String,
-    #[arg(long, default_value = "requantizes")]
+    /// How far fusion may change results, see `deepfuse compile --help`
+    #[arg(long, value_name = "CLASS", default_value = "requantizes")]
     numerics: super::compile::NumericsArg,
-    /// Rules that must not fire
+    /// A fusion rule that must not fire (`all`: none may); can be given several times
     #[arg(long = "disable-rule", value_name = "RULE")]
     disabled: Vec<String>,
 }
@@ -38,8 +39,9 @@ enum Pass {
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let text = read(&args.file)?;
     let mut graph = deepfuse_ir::text::parse(&text).map_err(|errors| {
-        let shown: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        let message = format!("{}: {} errors\n{}", args.file.display(), errors.len(), shown.join("\n"));
+        let shown: Vec<String> = errors.iter().map(|e| e.render(&text)).collect();
+        let count = if errors.len() == 1 { "1 error".to_owned() } else { format!("{} errors", errors.len()) };
+        let message = format!("{}: {count}\n{}", args.file.display(), shown.join("\n"));
         Report::new("ir::syntax", exit::INPUT, message).file(&args.file)
     })?;
     for pass in &args.passes {

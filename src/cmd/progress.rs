@@ -1,5 +1,6 @@
 //! Progress on stderr: a bar with bytes and ETA on a terminal, plain lines elsewhere.
 
+use deepfuse_runtime::cli::human_bytes;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -65,8 +66,8 @@ impl Progress {
             self.last_line = Instant::now();
             let rate = done as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
             let left = (self.total.saturating_sub(done)) as f64 / rate.max(1.0);
-            let (done, total) = (super::human_bytes(done), super::human_bytes(self.total));
-            tell!("pack weights: {done} of {total}, {}/s, {left:.0} s left", super::human_bytes(rate as u64));
+            let (done, total) = (human_bytes(done), human_bytes(self.total));
+            tell!("pack weights: {done} of {total}, {}/s, {left:.0} s left", human_bytes(rate as u64));
         }
     }
 

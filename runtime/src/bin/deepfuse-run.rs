@@ -8,7 +8,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "deepfuse-run", version, max_term_width = 110, after_help = EXIT_CODES)]
 struct Cli {
-    /// Print one JSON object (a result or an error) to stdout
+    /// Print one JSON object, a result or an error, to stdout
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -19,7 +19,7 @@ struct Cli {
 enum Verb {
     /// Generate text from an artifact
     Run(cli::run::Args),
-    /// Check an artifact: digests, golden outputs, perplexity
+    /// Check an artifact: digests, a reference's outputs, perplexity
     Verify(cli::verify::Args),
     /// Measure an artifact: tokens per second and a table of its kernels
     Bench(cli::bench::Args),

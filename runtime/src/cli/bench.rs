@@ -12,7 +12,7 @@ const SHOWN: usize = 12;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Artifact directory
+    /// Artifact to measure (NAME.dfz)
     artifact: PathBuf,
     /// Tokens of a prompt
     #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -20,13 +20,13 @@ pub struct Args {
     /// Tokens to decode after it
     #[arg(long, default_value_t = 32, value_name = "N")]
     new_tokens: u32,
-    /// Numbers of sequences at once
+    /// Numbers of sequences at once, each measured
     #[arg(long, value_delimiter = ',', default_value = "1", value_name = "1,8", value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: Vec<u32>,
-    /// Tokens in every sequence before the prompt
+    /// Tokens that every sequence has before the prompt
     #[arg(long, default_value_t = 0, value_name = "N")]
     depth: u32,
-    /// Samples, of which the median counts
+    /// Times to measure; the median counts
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     samples: u32,
     /// Most tokens of one batch
@@ -38,7 +38,7 @@ pub struct Args {
     /// Most prompt tokens of one sequence in one batch
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     prefill_chunk: Option<u32>,
-    /// Run every batch with this bucket's plan
+    /// Run every batch with the plan of this bucket: prefill or decode
     #[arg(long, value_name = "B")]
     force_bucket: Option<String>,
 }
@@ -76,7 +76,7 @@ fn table(r: &Report) -> String {
     put(format!("{}, {} cores, {} threads {pinned}, code for {}\n", m.cpu, m.cores, m.threads, m.target));
     put(format!(
         "{:<8} {:>5} {:>7} {:>12} {:>12} {:>22}",
-        "phase", "batch", "depth", "tokens/s", "median", "all samples"
+        "phase", "batch", "depth", "tokens/s", "median time", "all samples"
     ));
     for row in &r.rows {
         let (low, high) = row.samples_s.iter().fold((f64::MAX, 0f64), |(a, b), s| (a.min(*s), b.max(*s)));
@@ -89,7 +89,7 @@ fn table(r: &Report) -> String {
     }
     for row in &r.rows {
         let of_row = |k: &&KernelRow| (k.phase, k.batch) == (row.phase, row.batch);
-        put(format!("\n{} of {}: kernels by time", row.phase, row.batch));
+        put(format!("\n{}, batch {}: kernels by time", row.phase, row.batch));
         put(format!("{:<40} {:>7} {:>7} {:>12} {:>9} {:>9}", "kernel", "calls", "share", "a call", "GB/s", "GFLOP/s"));
         for k in r.kernels.iter().filter(of_row).take(SHOWN) {
             let call = human_seconds(k.seconds / k.calls as f64);

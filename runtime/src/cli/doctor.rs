@@ -7,9 +7,11 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 /// x86 targets from general to special, each with the features that it needs beyond those before.
-const TARGETS: [(&str, &[&str]); 5] = [
-    ("x86-avx2", &["avx2", "fma", "f16c", "bmi2"]),
-    ("x86-avx512", &["avx512f", "avx512bw", "avx512dq", "avx512vl"]),
+const TARGETS: [(&str, &[&str]); 7] = [
+    ("x86-64", &[]),
+    ("x86-64-v2", &["cx16", "popcnt", "sahf", "sse3", "sse4.1", "sse4.2", "ssse3"]),
+    ("x86-avx2", &["avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"]),
+    ("x86-avx512", &["avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"]),
     ("x86-avx512-vnni", &["avx512vnni"]),
     ("x86-avx512-bf16", &["avx512bf16"]),
     ("x86-amx", &["amx-tile", "amx-bf16", "amx-int8"]),
@@ -17,7 +19,7 @@ const TARGETS: [(&str, &[&str]); 5] = [
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Artifact directory: say whether it can run here
+    /// Artifact (NAME.dfz): say whether it can run here
     artifact: Option<PathBuf>,
 }
 
@@ -43,6 +45,7 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
             "cpu": cpu::name(),
             "features": features,
             "native_target": target,
+            "targets": TARGETS.iter().map(|(name, _)| serde_json::json!({"name": name, "missing_features": lacks(name, &features)})).collect::<Vec<_>>(),
             "cpus_allowed": cpus.ids.len(),
             "cores_allowed": cpus.cores,
             "threads_default": default_threads(),
@@ -60,11 +63,11 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
         return Ok(runs);
     }
     let mut text = format!(
-        "deepfuse   {}\ncpu        {}\nfeatures   {}\ntarget     {} (what --target native means here)\nthreads    {} by default; {} CPUs on {} cores allowed\nmemory     {} available, huge pages: {huge}\n",
+        "deepfuse   {}\ncpu        {}\nfeatures   {}\ntarget     {target} (what --target native means here)\n{}threads    {} by default; {} CPUs on {} cores allowed\nmemory     {} available, huge pages: {huge}\n",
         env!("CARGO_PKG_VERSION"),
         cpu::name(),
         features.join(" "),
-        target.unwrap_or("none: this CPU has no AVX2"),
+        targets_text(&features),
         default_threads(),
         cpus.ids.len(),
         cpus.cores,
@@ -90,22 +93,42 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
     Ok(runs)
 }
 
+/// All targets, with what this CPU lacks for those that it cannot run.
+fn targets_text(features: &[&str]) -> String {
+    let (runs, others): (Vec<&str>, Vec<&str>) =
+        TARGETS.iter().map(|(name, _)| *name).partition(|name| lacks(name, features).is_empty());
+    let mut text = format!("runs       {}\n", runs.join(" "));
+    for name in others {
+        let lacks = lacks(name, features).join(" ");
+        writeln!(text, "not here   {name}: this CPU lacks {lacks}").expect("a string takes all text");
+    }
+    text
+}
+
+/// Features that a target needs and that are not there.
+fn lacks(target: &str, features: &[&str]) -> Vec<&'static str> {
+    let last = TARGETS.iter().position(|(name, _)| *name == target).expect("a name of the table");
+    let needed = TARGETS[..=last].iter().flat_map(|(_, needed)| needed.iter().copied());
+    needed.filter(|f| !features.contains(f)).collect()
+}
+
 /// The most special target whose features are all there.
-fn native_target(features: &[&str]) -> Option<&'static str> {
-    let has_all = |needed: &[&str]| needed.iter().all(|f| features.contains(f));
-    TARGETS.iter().take_while(|(_, needed)| has_all(needed)).last().map(|(name, _)| *name)
+fn native_target(features: &[&str]) -> &'static str {
+    let runs = |name: &str| lacks(name, features).is_empty();
+    TARGETS.iter().map(|(name, _)| *name).rfind(|name| runs(name)).expect("x86-64 needs nothing")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::native_target;
+    use super::{TARGETS, lacks, native_target};
 
     #[test]
     fn the_most_special_target_wins() {
-        let v3 = ["avx2", "fma", "f16c", "bmi2"];
-        assert_eq!(native_target(&v3[..3]), None);
-        assert_eq!(native_target(&v3), Some("x86-avx2"));
-        let genoa = [&v3[..], &["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16"]].concat();
-        assert_eq!(native_target(&genoa), Some("x86-avx512-bf16"));
+        let up_to = |n: usize| TARGETS[..n].iter().flat_map(|(_, f)| f.iter().copied()).collect::<Vec<_>>();
+        assert_eq!(native_target(&["avx2", "fma"]), "x86-64");
+        for (i, (name, _)) in TARGETS.iter().enumerate() {
+            assert_eq!(native_target(&up_to(i + 1)), *name);
+        }
+        assert_eq!(lacks("x86-avx512-vnni", &up_to(4)), ["avx512vnni"]);
     }
 }

@@ -20,18 +20,18 @@ const MAX_TOKENS: u32 = 512;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Artifact directory
+    /// Artifact to run (NAME.dfz)
     artifact: PathBuf,
     /// Text to continue
     #[arg(long, required_unless_present = "ids", conflicts_with = "ids", value_name = "TEXT")]
     prompt: Option<String>,
-    /// Token ids to continue, as they are
+    /// Token ids to continue, taken as they are (no BOS is added)
     #[arg(long, value_delimiter = ',', value_name = "1,2,3")]
     ids: Option<Vec<u32>>,
-    /// Stop after so many tokens
+    /// Stop after so many new tokens
     #[arg(long, default_value_t = 128, value_name = "N")]
     max_new_tokens: u32,
-    /// Go on after an end-of-sentence token
+    /// Go on after an end-of-sequence token
     #[arg(long)]
     ignore_eos: bool,
     /// Randomness; 0 takes the likeliest token
@@ -43,7 +43,7 @@ pub struct Args {
     /// Choose among the likeliest tokens that together have this probability
     #[arg(long, default_value_t = 1.0, value_name = "P")]
     top_p: f32,
-    /// The same seed gives the same text
+    /// Seed of the random choices; the same seed gives the same text
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
     /// Worker threads [default: one per core]
@@ -55,16 +55,16 @@ pub struct Args {
     /// Most prompt tokens of one batch
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     prefill_chunk: Option<u32>,
-    /// Run every batch with this bucket's plan
+    /// Run every batch with the plan of this bucket: prefill or decode
     #[arg(long, value_name = "B")]
     force_bucket: Option<String>,
-    /// Compare the digests of all weights first
+    /// Check the digests of all weights before running
     #[arg(long)]
     verify_weights: bool,
-    /// Write the times of all kernels as a Chrome trace
+    /// Write the time of every kernel launch to this file, as a Chrome trace
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// Say at the end what ran and how fast
+    /// Say at the end what ran, with which sizes and how fast
     #[arg(long)]
     summary: bool,
 }

@@ -11,18 +11,18 @@ use std::sync::Arc;
 
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Artifact directory
+    /// Artifact to check (NAME.dfz)
     artifact: PathBuf,
-    /// Compare with a golden file: prompt_ids, generated_ids, prefill_logits, decode_logits
+    /// Compare with what a reference computed: a safetensors file with prompt_ids, generated_ids, prefill_logits, decode_logits
     #[arg(long, value_name = "FILE")]
     golden: Option<PathBuf>,
-    /// Largest absolute difference of logits [default: 1e-3 with f32 activations, else none]
+    /// Largest difference of a logit that passes [default: 1e-3 with f32 activations, else none]
     #[arg(long, requires = "golden", value_name = "X", allow_negative_numbers = true)]
     tolerance: Option<f64>,
     /// Compute the perplexity of a text
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
-    /// Tokens of a window of the text
+    /// Tokens of each window that the text is cut into
     #[arg(long, default_value_t = 256, value_name = "N")]
     window: u32,
     /// Most prompt tokens of one batch
@@ -34,7 +34,7 @@ pub struct Args {
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
-    /// Run every batch with this bucket's plan
+    /// Run every batch with the plan of this bucket: prefill or decode
     #[arg(long, value_name = "B")]
     force_bucket: Option<String>,
 }
@@ -54,7 +54,11 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
     if let (Some(path), Some(g)) = (&args.golden, &golden)
         && g.vocab != artifact.plan().vocab as usize
     {
-        let reason = format!("a golden of another model: logits for {} tokens, the artifact has {}", g.vocab, artifact.plan().vocab);
+        let reason = format!(
+            "a golden of another model: logits for {} tokens, the artifact has {}",
+            g.vocab,
+            artifact.plan().vocab
+        );
         return Err(Error::input(path, reason));
     }
     let options = options(args.threads, args.prefill_chunk, args.force_bucket.clone());
