@@ -2,7 +2,7 @@
 
 use crate::select::{KernelCall, Selection, Source, Weights};
 use deepfuse_artifact::plan as out;
-use deepfuse_ir::{Bucket, DType, KernelSpec, PAGE_TOKENS, Sizes, StateKind, Symbol, TensorType, cost};
+use deepfuse_ir::{Bucket, DType, KernelSpec, Op, PAGE_TOKENS, Sizes, StateKind, Symbol, TensorType, cost};
 use indexmap::IndexMap;
 
 /// A plan whose kernels have no code yet: kernel `i` of the plan computes `specs[i]`.
@@ -127,32 +127,40 @@ fn kernel_row(index: usize, spec: &KernelSpec) -> out::Kernel {
         symbol: format!("{}_{index}", spec.family.name()),
         family: spec.family.name().to_owned(),
         phases: 1,
+        saturates: saturates(spec),
         bytes,
         operations,
     }
 }
 
-/// Bytes and operations as coefficients of `[1, T, S, P, R, C, T P]`, by finite differences: `cost::work` is a sum of such terms,
-/// except that an expert kernel reads at most all its experts; there the line through the bucket's typical size is used.
+/// Tokens that use all experts, `ceil(E / k)`; 0 for a kernel without experts.
+fn saturates(spec: &KernelSpec) -> u32 {
+    let matrices = match spec.op {
+        Op::ExpertLinear | Op::ExpertSwiglu => 2,
+        Op::ExpertDown => 3,
+        _ => return 0,
+    };
+    let fixed = |i: usize, axis: usize| spec.inputs[i].tensor().and_then(|t| t.shape[axis].as_fixed()).unwrap_or(1);
+    fixed(matrices, 0).div_ceil(fixed(1, 1).max(1)) as u32
+}
+
+/// Bytes and operations as coefficients of `[1, T, S, P, R, C, T P / S]`, by differences from size 0 to 1: `cost::work` is a sum of such
+/// terms as long as `T` is below [`saturates`].
 fn work_terms(spec: &KernelSpec) -> ([f64; 7], [f64; 7]) {
     let at = |sizes: [u64; 5]| {
         let w = cost::spec_work(spec, &Sizes(sizes));
         [w.bytes, w.operations]
     };
-    let typical = spec.bucket.typical.0;
     let zero = at([0; 5]);
     let mut terms = [[0.0; 7]; 2];
     for (kind, terms) in terms.iter_mut().enumerate() {
         terms[0] = zero[kind];
         for symbol in 0..5 {
-            let n = typical[symbol].max(1);
             let mut sizes = [0; 5];
-            sizes[symbol] = n;
-            terms[symbol + 1] = (at(sizes)[kind] - zero[kind]) / n as f64;
+            sizes[symbol] = 1;
+            terms[symbol + 1] = at(sizes)[kind] - zero[kind];
         }
-        let (t, p) = (typical[0].max(1), typical[2].max(1));
-        let linear = terms[0] + terms[1] * t as f64 + terms[3] * p as f64;
-        terms[6] = (at([t, 0, p, 0, 0])[kind] - linear) / (t * p) as f64;
+        terms[6] = at([1, 0, 1, 0, 0])[kind] - (terms[0] + terms[1] + terms[3]);
     }
     (terms[0], terms[1])
 }

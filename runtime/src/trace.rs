@@ -90,7 +90,7 @@ impl Recorder {
             let (row, total) = (&plan.kernels[kernel as usize], &mut self.totals[kernel as usize]);
             total.calls += 1;
             total.nanos += nanos;
-            total.bytes += terms(&row.bytes, sizes);
+            total.bytes += row_bytes(row, sizes);
             total.operations += terms(&row.operations, sizes);
             if self.mode == Recording::Events {
                 self.events.push(Event { label: launch.label.clone(), kernel, bucket, start_nanos, nanos, sizes });
@@ -108,18 +108,25 @@ impl Recorder {
     }
 }
 
-/// Value of a sum over `[1, T, S, P, R, C, T * P]`.
+/// Value of a sum over `[1, T, S, P, R, C, T P / S]`: the last is tokens times the pages of an average sequence.
 pub fn terms(factors: &[f64; 7], s: BatchSizes) -> f64 {
     let (t, p) = (f64::from(s.tokens), f64::from(s.pages));
-    let symbols = [1.0, t, f64::from(s.sequences), p, f64::from(s.rows), s.cached as f64, t * p];
+    let symbols = [1.0, t, f64::from(s.sequences), p, f64::from(s.rows), s.cached as f64, t * p / f64::from(s.sequences.max(1))];
     factors.iter().zip(symbols).map(|(f, n)| f * n).sum()
+}
+
+/// Bytes that a kernel must move.
+pub fn row_bytes(row: &Kernel, s: BatchSizes) -> f64 {
+    let tokens = if row.saturates > 0 { s.tokens.min(row.saturates) } else { s.tokens };
+    terms(&row.bytes, BatchSizes { tokens, ..s })
 }
 
 /// Events as a Chrome trace (`chrome://tracing`, Perfetto): times in microseconds.
 pub fn chrome_trace(plan: &Plan, events: &[Event]) -> Value {
     let event = |e: &Event| {
-        let Kernel { symbol, family, bytes, operations, .. } = &plan.kernels[e.kernel as usize];
-        let (bytes, operations, s) = (terms(bytes, e.sizes), terms(operations, e.sizes), e.sizes);
+        let row = &plan.kernels[e.kernel as usize];
+        let Kernel { symbol, family, operations, .. } = row;
+        let (bytes, operations, s) = (row_bytes(row, e.sizes), terms(operations, e.sizes), e.sizes);
         let nanos = e.nanos.max(1) as f64;
         json!({
             "name": if e.label.is_empty() { symbol } else { &e.label },

@@ -82,7 +82,9 @@ pub struct Kernel {
     pub family: String,
     /// Phases, with a barrier between them.
     pub phases: u32,
-    /// For people and traces: bytes that must move and operations, as sums over `[1, T, S, P, R, C, T * P]`.
+    /// Tokens from which on `bytes` no longer grow with `T`: an expert kernel has then read all its experts. 0: they always grow.
+    pub saturates: u32,
+    /// For people and traces: bytes that must move and operations, as sums over `[1, T, S, P, R, C, T P / S]`.
     pub bytes: [f64; 7],
     pub operations: [f64; 7],
 }

@@ -101,10 +101,16 @@ impl Parser<'_> {
         let family = self.name()?;
         self.keyword("phases")?;
         let phases = self.whole()?;
+        let saturates = if matches!(self.peek(), Kind::Word(w) if w == "saturates") {
+            self.at += 1;
+            self.whole()?
+        } else {
+            0
+        };
         self.keyword("bytes")?;
         let bytes = self.terms()?;
         self.keyword("operations")?;
-        Ok(Kernel { symbol, family, phases, bytes, operations: self.terms()? })
+        Ok(Kernel { symbol, family, phases, saturates, bytes, operations: self.terms()? })
     }
 
     fn bucket(&mut self, names: &Names) -> Result<BucketPlan> {

@@ -32,6 +32,9 @@ fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
     }
     for k in &plan.kernels {
         write!(out, "kernel {} family {} phases {}", Name(&k.symbol), Name(&k.family), k.phases)?;
+        if k.saturates > 0 {
+            write!(out, " saturates {}", k.saturates)?;
+        }
         writeln!(out, " bytes {} operations {}", Terms(&k.bytes), Terms(&k.operations))?;
     }
     plan.buckets.iter().try_for_each(|b| write_bucket(out, plan, b))
