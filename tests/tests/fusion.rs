@@ -168,6 +168,23 @@ fn v3_absorbs_in_decode_and_expands_in_prefill() {
     assert_eq!(forms, [(61, 0), (61, 0), (61, 0), (0, 61)]);
 }
 
+/// The same by the estimates of the x86 back end, with and without bf16 dot products.
+#[test]
+fn estimates_decide_like_the_roofline() {
+    let graph = plain("deepseek-v3-config", Activations::Bf16);
+    let buckets = [at("1", 1, 1, 512), at("8", 8, 1, 512), at("512", 512, 1, 512), at("4096", 4096, 1, 4096)];
+    for name in ["x86-avx2", "x86-avx512-bf16"] {
+        let target = deepfuse_codegen::x86::targets::named(name).unwrap();
+        let catalog = deepfuse::catalog::BackendCatalog::new(&target, &deepfuse_codegen::x86::X86);
+        let result =
+            fuse(&graph, &catalog, &buckets, &options(Numerics::Requantizes)).unwrap_or_else(|e| panic!("{e}"));
+        let absorbed: Vec<usize> = result.graphs.iter().map(|(_, g)| count(g, Op::MlaAbsorbed)).collect();
+        assert_eq!(absorbed, [61, 61, 0, 0], "{name}\n{}", result.report);
+        let expanded: Vec<usize> = result.graphs.iter().map(|(_, g)| count(g, Op::MlaExpanded)).collect();
+        assert_eq!(expanded, [0, 0, 61, 61], "{name}");
+    }
+}
+
 /// Work grows with layer classes, not with layers; saturation ends by itself.
 #[test]
 fn v3_has_few_layer_classes() {
@@ -268,4 +285,24 @@ fn fusion_is_deterministic() {
         format!("{}{}{}", graphs.join(""), f.certificate, f.report)
     };
     assert_eq!(text(), text());
+}
+
+/// Fused graphs become kernels and a plan.
+#[test]
+fn fused_models_are_planned() {
+    for name in ["tiny-v2", "tiny-v3-fp8", "deepseek-v2-lite-config", "deepseek-v3-config"] {
+        let graph = plain(name, Activations::Bf16);
+        let result = fused(&graph, &Bucket::all(), Numerics::Requantizes);
+        let mut weights = deepfuse_passes::select::Weights::new();
+        let catalog = Roofline::SMALL_SERVER;
+        let select = |(b, g): &(Bucket, Graph)| deepfuse_passes::select::select(g, &catalog, b, &mut weights).unwrap();
+        let selections: Vec<_> = result.graphs.iter().map(select).collect();
+        for s in &selections {
+            let copies =
+                s.calls.iter().filter(|c| matches!(c.spec.op, Op::Reshape | Op::Slice | Op::Concat | Op::Permute));
+            let copied: Vec<&str> = copies.map(|c| c.label.as_str()).collect();
+            assert!(copied.is_empty(), "{name}, {}: {copied:?}", s.bucket.name);
+        }
+        deepfuse_passes::plan::plan(&selections, &weights, 1000).unwrap();
+    }
 }

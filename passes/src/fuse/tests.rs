@@ -10,6 +10,8 @@ use egg::{ENodeOrVar, Id, Language, PatternAst, Subst};
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 
+mod replay;
+
 /// splitmix64.
 struct Random(u64);
 
