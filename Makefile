@@ -1,18 +1,27 @@
-# The two commands of the README. Both install what is missing (scripts/setup.sh).
-.PHONY: demo test setup bench
+# The commands of the README. Each installs what is missing first (scripts/setup.sh).
+.PHONY: demo test bench setup
 
-MODEL := target/tiny-python.dfz
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+DEEPFUSE := $(TARGET_DIR)/release/deepfuse
+MODEL := $(TARGET_DIR)/tiny-python.dfz
+PROMPT := def read_file(path):
 
-setup:
-	@scripts/setup.sh
-
+# Compiles a small model, trained on Python, and lets it write.
 demo: setup
 	cargo build --release --locked --bin deepfuse
-	target/release/deepfuse compile tests/checkpoints/tiny-python -o $(MODEL)
-	target/release/deepfuse run $(MODEL) --prompt 'def read_file(path):' --max-new-tokens 64 --summary
+	$(DEEPFUSE) compile tests/checkpoints/tiny-python -o $(MODEL)
+	@printf '\nThe model continues this line:\n\n%s' '$(PROMPT)'
+	@$(DEEPFUSE) run $(MODEL) --prompt '$(PROMPT)' --max-new-tokens 48 --summary
 
 test: setup
 	cargo test --workspace --locked
 
+# Times the kernels of DeepSeek-V2-Lite on this machine, then the small model.
 bench: setup
-	cargo bench --locked -p deepfuse-tests
+	cargo run --release --locked -p deepfuse-codegen --example kernels
+	cargo build --release --locked --bin deepfuse
+	$(DEEPFUSE) compile tests/checkpoints/tiny-python -o $(MODEL)
+	$(DEEPFUSE) bench $(MODEL) --batch 1,8
+
+setup:
+	@scripts/setup.sh

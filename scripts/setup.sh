@@ -1,25 +1,40 @@
 #!/usr/bin/env sh
-# Installs what building deepfuse needs and is missing: LLVM 22 (headers and shared library), lld 22. Debian and Ubuntu; elsewhere it says what to install.
+# Installs what building deepfuse needs and is missing: LLVM 22 (headers and shared library), lld, a C compiler. It installs with apt
+# (Debian, Ubuntu); elsewhere it says what to install. Rust itself must be there.
 set -eu
-lacks_llvm() { ! { command -v llvm-config-22 >/dev/null 2>&1 || llvm-config --version 2>/dev/null | grep -q '^22\.'; }; }
-lacks_lld() { ! { command -v ld.lld-22 >/dev/null 2>&1 || command -v ld.lld >/dev/null 2>&1; }; }
-lacks_cc() { ! command -v cc >/dev/null 2>&1; }
 
-if ! command -v cargo >/dev/null 2>&1; then
-    echo "setup: cargo is missing; install Rust 1.88 or later from https://rustup.rs and run this again" >&2
-    exit 6
-fi
-lacks_llvm || lacks_lld || lacks_cc || exit 0
+has() { command -v "$1" >/dev/null 2>&1; }
+fail() { echo "setup: $1" >&2; exit 6; }
 
-if ! command -v apt-get >/dev/null 2>&1; then
-    echo "setup: LLVM 22 with headers and lld are missing. Fedora: dnf install llvm-devel lld gcc libzstd-devel (LLVM 22)." >&2
-    exit 6
-fi
+has_llvm() {
+    if [ -n "${LLVM_SYS_221_PREFIX:-}" ]; then
+        "$LLVM_SYS_221_PREFIX/bin/llvm-config" --version 2>/dev/null | grep -q '^22\.'
+    else
+        has llvm-config-22 || llvm-config --version 2>/dev/null | grep -q '^22\.'
+    fi
+}
+# Linking kernels takes any lld; deepfuse also finds the one that some Rust toolchains bring.
+has_lld() { [ -n "${DEEPFUSE_LLD:-}" ] || has ld.lld-22 || has ld.lld || has rust-lld; }
+
+has cargo || fail "cargo is missing; install Rust 1.95 or later with rustup and run this again"
+
+missing=
+has_llvm || missing="$missing llvm-22-dev"
+has_lld || missing="$missing lld-22"
+has cc || missing="$missing gcc libc6-dev"
+[ -n "$missing" ] || exit 0
+
+has apt-get || fail "missing, by their Debian names:$missing
+  Fedora: dnf install llvm-devel lld gcc (LLVM must be version 22)
+  LLVM 22 in another place: set LLVM_SYS_221_PREFIX to its directory, and DEEPFUSE_LLD to the path of ld.lld"
+
 sudo=
-if [ "$(id -u)" != 0 ]; then sudo=sudo; fi
-echo "setup: installing llvm-22-dev, lld-22 and libzstd-dev" >&2
-$sudo apt-get update -qq
-if ! $sudo apt-get install -y -qq --no-install-recommends llvm-22-dev lld-22 libzstd-dev gcc libc6-dev >/dev/null; then
-    echo "setup: apt has no llvm-22-dev here. Add the LLVM repository for your release (https://apt.llvm.org, llvm-toolchain-22) and run this again." >&2
-    exit 6
+if [ "$(id -u)" != 0 ]; then
+    has sudo || fail "missing:$missing; install them as root"
+    sudo=sudo
 fi
+echo "setup: installing$missing" >&2
+$sudo apt-get update -qq
+# shellcheck disable=SC2086  # a list of packages
+$sudo apt-get install -y -qq --no-install-recommends $missing >/dev/null || fail "apt could not install$missing
+  Debian 12 has LLVM 22 in its security suite. A release without it: add the LLVM project's apt repository for LLVM 22, then run this again."

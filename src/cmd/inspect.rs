@@ -95,7 +95,8 @@ fn artifact(path: &Path, json: bool) -> Result<(), Error> {
     say!("  parameters   {} total, {} active a token", human_count(m.model.parameters), human_count(m.model.active_parameters));
     say!("  numerics     {} activations, rewrites up to {}", m.numerics.activations, m.numerics.class);
     for s in &m.sections {
-        say!("  {:<12} {}, {}", s.name.replace("_config", " conf."), s.file, human_bytes(s.bytes));
+        let name = s.name.split('_').next().unwrap_or(&s.name); // tokenizer_config is the tokenizer's
+        say!("  {name:<12} {}, {}", s.file, human_bytes(s.bytes));
     }
     let bytes: u64 = m.weights.iter().map(|w| w.bytes).sum();
     let files = if m.weights.len() == 1 { "1 file" } else { &format!("{} files", m.weights.len()) };
