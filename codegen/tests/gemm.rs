@@ -51,3 +51,36 @@ fn head_linear_of_strided_heads() {
         }
     }
 }
+
+#[test]
+fn every_variant() {
+    let mut r = Random(4);
+    for target in targets() {
+        for activation in FLOATS {
+            let (t, n, k) = (29, 170, 66);
+            let x = Arg::random(&mut r, activation, &[T(), dim(k)], &[t, k as usize]);
+            let [gate, up] = [(); 2].map(|()| Arg::matrix(&mut r, DType::Bf16, &[n, k as usize]));
+            Case { op: Op::Linear, attrs: Attrs::new(), args: vec![x.clone(), gate.clone()], sizes: sizes(t as u64) }
+                .check_all(&target, close(1e-4));
+            Case { op: Op::Swiglu, attrs: Attrs::new(), args: vec![x, gate, up], sizes: sizes(t as u64) }
+                .check_all(&target, close(1e-4));
+        }
+    }
+}
+
+#[test]
+fn long_contracted_axis() {
+    let mut r = Random(5);
+    for target in targets() {
+        for (activation, weight) in [(DType::Bf16, DType::Bf16), (DType::F32, DType::Bf16), (DType::F32, DType::F32), (DType::F32, FP8), (DType::Bf16, FP8)] {
+            for (t, n, k) in [(1, 90, 9000), (101, 20, 8500)] {
+                let x = Arg::random(&mut r, activation, &[T(), dim(k)], &[t, k as usize]);
+                let [gate, up] = [(); 2].map(|()| Arg::matrix(&mut r, weight, &[n, k as usize]));
+                Case { op: Op::Linear, attrs: Attrs::new(), args: vec![x.clone(), gate.clone()], sizes: sizes(t as u64) }
+                    .check(&target, close(1e-3));
+                Case { op: Op::Swiglu, attrs: Attrs::new(), args: vec![x, gate, up], sizes: sizes(t as u64) }
+                    .check(&target, close(1e-2));
+            }
+        }
+    }
+}

@@ -193,8 +193,14 @@ impl Case {
         KernelSpec { family, op, attrs, inputs: operands, outputs: results, prologue: vec![], epilogue: vec![], bucket: Bucket::decode() }
     }
 
-    /// Emits the kernel for `target`, runs it with 1, 2 and 3 workers and compares.
+    /// Emits the kernel's default variant for `target`, runs it with 1, 2 and 3 workers and compares.
     pub fn check(&self, target: &Target, tolerance: Tolerance) {
+        let variants = X86.variants(&self.spec(), target);
+        self.check_variant(target, &variants[0], tolerance);
+    }
+
+    /// [`Case::check`] for every variant.
+    pub fn check_all(&self, target: &Target, tolerance: Tolerance) {
         for variant in X86.variants(&self.spec(), target) {
             self.check_variant(target, &variant, tolerance);
         }

@@ -3,7 +3,7 @@
 use super::packed::{Packed, Weight};
 use super::tile::{Mode, Rows, Tile};
 use crate::dsl::*;
-use crate::mem::Mem;
+use crate::mem::{Mem, Store};
 use crate::x86::abi::Kernel;
 
 /// Shapes of register tiles: `(rows, panels)`, most rows first, ending with one row.
@@ -69,6 +69,9 @@ impl<'a> Gemm<'a> {
     }
 
     /// Multiplies `count` rows with `width` panels of each of `matrices` from `panel` on; `store` takes the sums.
+    ///
+    /// A long contracted axis is walked in blocks, so that a block of the weights and of the rows stays in L2; the sums of a chunk
+    /// of rows lie on the stack meanwhile.
     pub fn cover(
         &self,
         rows: Rows<'a>,
@@ -78,30 +81,107 @@ impl<'a> Gemm<'a> {
         width: u32,
         store: impl Fn(Sums<'a, '_>),
     ) {
-        let run = |row: Val<'a>, (height, sub): (u32, u32)| {
-            for first in (0..width).step_by(sub as usize) {
-                let here: Vec<Val<'a>> = (first..width.min(first + sub)).map(|j| panel + u64::from(j)).collect();
-                let panels: Vec<_> = matrices.iter().flat_map(|m| here.iter().map(|p| m.panel(*p))).collect();
-                let (f, mode, k) = (self.f, self.mode, matrices[0].k);
-                let prefetch = if height <= 8 { self.prefetch } else { 0 };
-                let tile = Tile { f, mode, count: height, rows: rows.from_row(row), panels: &panels, k, prefetch };
-                let sums = tile.sums();
-                for (j, p) in here.iter().enumerate() {
-                    let values: Vec<Vec<Val<'a>>> = (0..matrices.len()).map(|m| sums[m * here.len() + j].clone()).collect();
-                    store(Sums { row, panel: *p, values: &values });
+        let (k, weight) = (matrices[0].k, matrices[0].weight);
+        // By the group, not by `width`: a panel is summed up in the same blocks whoever computes it with how many others.
+        let line = weight.bytes() * u64::from(self.group * matrices.len() as u32) * 16;
+        if k * line <= PASS_BYTES {
+            let pass = Pass { rows, matrices, panel, width, from: self.f.i(0), k };
+            return self.pass(&pass, count, None, &store);
+        }
+        let block = (BLOCK_BYTES / line).next_multiple_of(128);
+        self.blocked(rows, count, matrices, [panel, self.f.i(u64::from(width))], block, &store);
+    }
+
+    fn blocked(
+        &self,
+        rows: Rows<'a>,
+        count: Val<'a>,
+        matrices: &[Packed<'a>],
+        [panel, width]: [Val<'a>; 2],
+        block: u64,
+        store: &dyn Fn(Sums<'a, '_>),
+    ) {
+        let (f, k) = (self.f, matrices[0].k);
+        let width = width.known().unwrap_or(1) as u32;
+        let vectors = u64::from(width) * matrices.len() as u64;
+        let sums = Mem::new(f.stack(V16, CHUNK_ROWS * vectors), Store::F32);
+        f.range(f.i(0), count, CHUNK_ROWS as i64, |first| {
+            let here = (count - first).min(f.i(CHUNK_ROWS));
+            let chunk = rows.from_row(first);
+            f.range(f.i(0), here * vectors, 1, |i| sums.at(i * 16i64).set_lanes(f.zero(V16), 16));
+            let add = |from: Val<'a>, k: u64| {
+                let rows = Rows { mem: chunk.mem.at(from), ..chunk };
+                let pass = Pass { rows, matrices, panel, width, from, k };
+                self.pass(&pass, here, Some((sums, 16 * vectors)), &|_| {});
+            };
+            f.range(f.i(0), f.i(k / block * block), block as i64, |from| add(from, block));
+            if k % block != 0 {
+                add(f.i(k / block * block), k % block);
+            }
+            f.range(f.i(0), here, 1, |row| {
+                for j in 0..u64::from(width) {
+                    let value = |m: usize| sums.at(row * (16 * vectors)).plus(16 * (m as u64 * u64::from(width) + j)).get16(16);
+                    let values: Vec<Vec<Val<'a>>> = (0..matrices.len()).map(|m| vec![value(m)]).collect();
+                    store(Sums { row: first + row, panel: panel + j, values: &values });
                 }
+            });
+        });
+    }
+
+    /// One pass over K, or a block of it. With `sums` they are added to and nothing is stored.
+    fn pass(&self, pass: &Pass<'a, '_>, count: Val<'a>, sums: Option<(Mem<'a>, u64)>, store: &dyn Fn(Sums<'a, '_>)) {
+        let run = |row: Val<'a>, (height, sub): (u32, u32)| {
+            for first in (0..pass.width).step_by(sub as usize) {
+                let here: Vec<u32> = (first..pass.width.min(first + sub)).collect();
+                self.tile(pass, row, height, &here, sums, store);
             }
         };
         self.row_blocks(count, run);
     }
 
-    /// Calls `run(first row, shape)` so that all rows are covered: the highest shape in a loop, then what is left.
+    /// `height` rows from `row` on, panels `here` of the pass.
+    fn tile(
+        &self,
+        pass: &Pass<'a, '_>,
+        row: Val<'a>,
+        height: u32,
+        here: &[u32],
+        sums: Option<(Mem<'a>, u64)>,
+        store: &dyn Fn(Sums<'a, '_>),
+    ) {
+        let panel = |j: u32| pass.panel + u64::from(j);
+        let panels: Vec<_> =
+            pass.matrices.iter().flat_map(|m| here.iter().map(|j| m.panel_from(panel(*j), pass.from))).collect();
+        // Where the sums of one matrix's panel lie in a row of sums.
+        let place = |m: usize, j: u32| 16 * (m as u64 * u64::from(pass.width) + u64::from(j));
+        let start = sums.map(|(mem, stride)| (mem.at(row * stride), stride));
+        let places: Vec<u64> = (0..pass.matrices.len()).flat_map(|m| here.iter().map(move |j| place(m, *j))).collect();
+        let prefetch = if height <= 8 { self.prefetch } else { 0 };
+        let (f, mode, k, rows) = (self.f, self.mode, pass.k, pass.rows.from_row(row));
+        let tile = Tile { f, mode, count: height, rows, panels: &panels, k, start: start.map(|s| (s.0, s.1, &places[..])), prefetch };
+        let values = tile.sums();
+        if let Some((mem, stride)) = start {
+            for (p, column) in values.iter().zip(&places) {
+                for (r, v) in p.iter().enumerate() {
+                    mem.plus(r as u64 * stride + column).set_lanes(*v, 16);
+                }
+            }
+            return;
+        }
+        for (j, number) in here.iter().enumerate() {
+            let own: Vec<Vec<Val<'a>>> = (0..pass.matrices.len()).map(|m| values[m * here.len() + j].clone()).collect();
+            store(Sums { row, panel: panel(*number), values: &own });
+        }
+    }
+
+    /// Calls `run(first row, shape)` so that all rows are covered: the highest shape in a loop, then one for what is left.
     fn row_blocks(&self, count: Val<'a>, run: impl Fn(Val<'a>, (u32, u32))) {
         let f = self.f;
         let top = u64::from(self.shapes[0].0);
         let full = count / top * top;
         f.range(f.i(0), full, top as i64, |row| run(row, self.shapes[0]));
         let at = f.var(full);
+        let mut above = top;
         for shape in &self.shapes[1..] {
             let height = u64::from(shape.0);
             let fits = || (count - at.get()).ge(f.i(height));
@@ -109,19 +189,38 @@ impl<'a> Gemm<'a> {
                 run(at.get(), *shape);
                 at.add(f.i(height));
             };
-            // A shape less than twice as high as the next runs once at most.
-            let before = self.shapes.iter().rev().find(|s| s.0 > shape.0).map_or(top, |s| u64::from(s.0));
-            if before <= 2 * height { f.when(fits(), body) } else { f.repeat(fits, body) }
+            // What is left is less than the shape above: this one may run more than once only if that is twice as high.
+            if above <= 2 * height { f.when(fits(), body) } else { f.repeat(fits, body) }
+            above = height;
         }
     }
 }
+
+/// Panels and rows of one pass over K or a block of it.
+struct Pass<'a, 'b> {
+    /// From the block's first column on.
+    rows: Rows<'a>,
+    matrices: &'b [Packed<'a>],
+    panel: Val<'a>,
+    width: u32,
+    /// First column of the block.
+    from: Val<'a>,
+    k: u64,
+}
+
+/// Weights of a pass that may stay whole: half of a small L2.
+const PASS_BYTES: u64 = 512 << 10;
+/// Weights of a block where they are more.
+const BLOCK_BYTES: u64 = 256 << 10;
+/// Rows whose sums lie on the stack: with a block of their columns they leave room for the weights in L2.
+const CHUNK_ROWS: u64 = 96;
 
 /// Register tiles by what the registers hold: 32 of 16 lanes with AVX-512, 16 of 8 with AVX2, 16 of 4 below.
 /// `rows` and `panels` of the variant replace the highest shape.
 fn shapes(caps: Caps, mode: Mode, weight: Weight, matrices: u32, rows: u32, panels: u32) -> Shapes {
     let per_matrix = |list: &[(u32, u32)]| -> Shapes { list.iter().map(|(r, p)| (*r, p.div_ceil(matrices).max(1))).collect() };
     let mut list = match (caps.avx512, mode, weight) {
-        (true, Mode::Dot, _) => per_matrix(&[(12, 2), (6, 4), (4, 4), (2, 4), (1, 4)]),
+        (true, Mode::Dot, _) => per_matrix(&[(6, 4), (5, 4), (4, 4), (3, 4), (2, 4), (1, 4)]),
         (true, Mode::Wide, Weight::F32) => per_matrix(&[(6, 2), (4, 2), (2, 4), (1, 4)]),
         (true, Mode::Wide, _) => per_matrix(&[(8, 2), (4, 2), (2, 4), (1, 4)]),
         (false, _, Weight::F32) if caps.avx2 => per_matrix(&[(2, 1), (1, 1)]),

@@ -98,6 +98,13 @@ impl<'a> Packed<'a> {
         Self { base: self.base.at(index * self.matrix_bytes()), ..self }
     }
 
+    /// Panel `index` from column `from` of K on, a multiple of 128.
+    pub fn panel_from(&self, index: Val<'a>, from: Val<'a>) -> Panel<'a> {
+        let p = self.panel(index);
+        let lines = p.lines.at(from / 2i64 * self.weight.line_bytes());
+        Panel { lines, scales: p.scales.at(from / 128i64 * 4i64), ..p }
+    }
+
     pub fn panel(&self, index: Val<'a>) -> Panel<'a> {
         let lines = self.base.at(index * self.panel_bytes());
         let scales = match self.weight {

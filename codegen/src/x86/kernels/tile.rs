@@ -50,6 +50,8 @@ pub struct Tile<'a, 'b> {
     pub panels: &'b [Panel<'a>],
     /// Length of the contracted axis.
     pub k: u64,
+    /// f32 sums to go on from: memory, elements from row to row, and the place of each panel in a row; `None` starts at zero.
+    pub start: Option<(Mem<'a>, u64, &'b [u64])>,
     /// Bytes that weights are prefetched ahead; 0 for none.
     pub prefetch: u64,
 }
@@ -66,12 +68,30 @@ impl<'a> Tile<'a, '_> {
         let acc: Vec<Vec<Acc<'a>>> = (0..chains * self.count)
             .map(|_| self.panels.iter().map(|_| (0..parts).map(|_| self.f.var(zero)).collect()).collect())
             .collect();
+        if !self.split() {
+            self.load_start(&acc);
+        }
         self.walk(&acc);
         let total = |row: u32, p: usize| {
             let chain = |c: u32| self.join(&acc[(c * self.count + row) as usize][p]);
-            (1..chains).fold(chain(0), |sum, c| sum + chain(c))
+            let sum = (1..chains).fold(chain(0), |sum, c| sum + chain(c));
+            if self.split() { self.start_of(row, p).map_or(sum, |start| start + sum) } else { sum }
         };
         (0..self.panels.len()).map(|p| (0..self.count).map(|r| total(r, p)).collect()).collect()
+    }
+
+    fn start_of(&self, row: u32, panel: usize) -> Option<Val<'a>> {
+        self.start.map(|(mem, stride, places)| mem.plus(u64::from(row) * stride + places[panel]).get16(16))
+    }
+
+    fn load_start(&self, acc: &[Vec<Acc<'a>>]) {
+        for row in 0..self.count {
+            for p in 0..self.panels.len() {
+                if let Some(v) = self.start_of(row, p) {
+                    acc[row as usize][p][0].set(v);
+                }
+            }
+        }
     }
 
     /// Independent sums per element, so that one row alone does not wait for its own additions.
