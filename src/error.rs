@@ -59,7 +59,8 @@ impl Error {
 }
 
 fn bug(code: &'static str, e: &dyn std::fmt::Display) -> Report {
-    Report::new(code, exit::BUG, e.to_string()).help("please report this with the command and the config.json that led to it")
+    Report::new(code, exit::BUG, e.to_string())
+        .help("please report this with the command and the config.json that led to it")
 }
 
 fn checkpoint(e: &deepfuse_frontend::Error) -> Report {
@@ -99,7 +100,9 @@ fn weight(e: &crate::weights::WeightError) -> Report {
 fn emit(e: &deepfuse_codegen::EmitError) -> Report {
     use deepfuse_codegen::EmitError as E;
     match e {
-        E::NoLinker { .. } | E::Io { .. } | E::Link { .. } => Report::new("codegen::link", exit::ENVIRONMENT, e.to_string()),
+        E::NoLinker { .. } | E::Io { .. } | E::Link { .. } => {
+            Report::new("codegen::link", exit::ENVIRONMENT, e.to_string())
+        }
         E::Unsupported { .. } => Report::new("codegen::unsupported", exit::UNSUPPORTED, e.to_string()),
         E::Text { .. } | E::Llvm(_) => bug("codegen::llvm", e),
     }

@@ -85,7 +85,8 @@ pub fn select_all(fused: &Fused, catalog: &BackendCatalog<'_>) -> Result<(Vec<Se
 
 /// A variant for every kernel of the plan.
 pub fn choose(planned: &Planned, target: &Target) -> Vec<Choice> {
-    let choose = |spec| deepfuse_tuner::choose(spec, target, &X86).expect("the catalog offered kernels with variants only");
+    let choose =
+        |spec| deepfuse_tuner::choose(spec, target, &X86).expect("the catalog offered kernels with variants only");
     planned.specs.iter().map(choose).collect()
 }
 

@@ -64,8 +64,12 @@ pub fn at_stop(req: &Request, stop: Stop, bucket: Option<&str>) -> Result<String
     let choices = pipeline::choose(&planned, &req.target);
     Ok(match stop {
         Stop::Choose => choices_text(&planned, &choices),
-        Stop::Codegen => deepfuse_codegen::emit_text(&pipeline::kernels(&planned, &choices), &req.target, Form::Ir, req.jobs)?,
-        Stop::Asm => deepfuse_codegen::emit_text(&pipeline::kernels(&planned, &choices), &req.target, Form::Assembly, req.jobs)?,
+        Stop::Codegen => {
+            deepfuse_codegen::emit_text(&pipeline::kernels(&planned, &choices), &req.target, Form::Ir, req.jobs)?
+        }
+        Stop::Asm => {
+            deepfuse_codegen::emit_text(&pipeline::kernels(&planned, &choices), &req.target, Form::Assembly, req.jobs)?
+        }
         _ => planned.plan.to_string(),
     })
 }
@@ -84,20 +88,33 @@ fn call_text(s: &Selection, call: &KernelCall, weights: &Weights) -> String {
         Source::Value { value, offset: 0 } => format!("v{value}"),
         Source::Value { value, offset } => format!("v{value}+{offset}"),
         Source::State(i) => format!("@{}", s.states[*i].0),
-        Source::Weight(i) => weights.get_index(*i).map_or_else(String::new, |w| deepfuse_passes::stored::describe(&w.expr)),
+        Source::Weight(i) => {
+            weights.get_index(*i).map_or_else(String::new, |w| deepfuse_passes::stored::describe(&w.expr))
+        }
     };
     let inputs: Vec<String> = call.inputs.iter().map(source).collect();
     let outputs: Vec<String> = call.outputs.iter().flatten().map(|v| format!("v{v}: {}", s.values[*v])).collect();
     let family = call.spec.family.name();
-    format!("{} = {family}.{}({}) // {:.1} us, {}", outputs.join(", "), call.spec.op.name(), inputs.join(", "), call.nanos / 1e3, call.label)
+    format!(
+        "{} = {family}.{}({}) // {:.1} us, {}",
+        outputs.join(", "),
+        call.spec.op.name(),
+        inputs.join(", "),
+        call.nanos / 1e3,
+        call.label
+    )
 }
 
 fn choices_text(planned: &Planned, choices: &[deepfuse_tuner::Choice]) -> String {
     let mut text = String::new();
     for (row, choice) in planned.plan.kernels.iter().zip(choices) {
         let (us, basis) = (choice.nanos / 1e3, choice.basis.name());
-        writeln!(text, "{}: {} // {us:.1} us by {basis}, of {} variants", row.symbol, choice.variant, choice.candidates)
-            .expect("a string takes all text");
+        writeln!(
+            text,
+            "{}: {} // {us:.1} us by {basis}, of {} variants",
+            row.symbol, choice.variant, choice.candidates
+        )
+        .expect("a string takes all text");
     }
     text
 }

@@ -76,7 +76,11 @@ fn pieces(w: &StoredWeight) -> Result<Vec<Piece>, WeightError> {
         let step = (PIECE_BYTES / (16 * cols * element).max(1)).max(1);
         let codes = pack::codes_bytes(rows as usize, cols as usize, element as usize) as u64;
         for matrix in 0..count {
-            list.extend((0..panels).step_by(step as usize).map(|from| Piece::Panels { matrix, from, to: panels.min(from + step) }));
+            list.extend((0..panels).step_by(step as usize).map(|from| Piece::Panels {
+                matrix,
+                from,
+                to: panels.min(from + step),
+            }));
             list.push(if ty.dtype.is_quant() { Piece::Scales { matrix, codes } } else { Piece::Pad { codes } });
         }
         return Ok(list);
@@ -85,7 +89,9 @@ fn pieces(w: &StoredWeight) -> Result<Vec<Piece>, WeightError> {
     let (spans, span) = if ty.dtype.is_quant() { (count, per_matrix) } else { (1, count * per_matrix) };
     let step = PIECE_BYTES / element;
     for matrix in 0..spans {
-        let elements = (0..span).step_by(step as usize).map(|at| Piece::Elements { start: matrix * span + at, len: step.min(span - at) });
+        let elements = (0..span)
+            .step_by(step as usize)
+            .map(|at| Piece::Elements { start: matrix * span + at, len: step.min(span - at) });
         list.extend(elements);
         if ty.dtype.is_quant() {
             list.push(Piece::Scales { matrix, codes: span * element });
@@ -213,11 +219,15 @@ fn make(w: &StoredWeight, piece: Piece, tensors: &dyn Tensors, b: &mut Buffers) 
 
 /// Number of NaN and Inf elements.
 fn not_finite(bytes: &[u8], dtype: DType) -> u64 {
-    let halves = |mask: u16| bytes.chunks_exact(2).filter(|c| u16::from_le_bytes([c[0], c[1]]) & mask == mask).count() as u64;
+    let halves =
+        |mask: u16| bytes.chunks_exact(2).filter(|c| u16::from_le_bytes([c[0], c[1]]) & mask == mask).count() as u64;
     match dtype {
         DType::Bf16 => halves(0x7f80),
         DType::F16 => halves(0x7c00),
-        DType::F32 => bytes.chunks_exact(4).filter(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]) & 0x7f80_0000 == 0x7f80_0000).count() as u64,
+        DType::F32 => bytes
+            .chunks_exact(4)
+            .filter(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]) & 0x7f80_0000 == 0x7f80_0000)
+            .count() as u64,
         DType::Quant(Quant { elem: Code::E4m3, .. }) => bytes.iter().filter(|b| **b & 0x7f == 0x7f).count() as u64,
         DType::Quant(_) | DType::I32 | DType::U32 => 0,
     }
@@ -233,7 +243,9 @@ fn elements(e: &WeightExpr, start: u64, len: u64, tensors: &dyn Tensors, out: &m
             let axis = attrs.int("axis").unwrap_or(0) as usize;
             let (n, inner) = axis_of(x.ty(), axis);
             let (first, kept) = (attrs.int("start").unwrap_or(0) as u64, attrs.int("len").unwrap_or(0) as u64);
-            runs(start, len, kept * inner, |run, at, count| elements(x, run * n * inner + first * inner + at, count, tensors, out))
+            runs(start, len, kept * inner, |run, at, count| {
+                elements(x, run * n * inner + first * inner + at, count, tensors, out)
+            })
         }
         Op::HeadRows => {
             let (heads, first, kept) = head_rows(attrs);
@@ -242,7 +254,11 @@ fn elements(e: &WeightExpr, start: u64, len: u64, tensors: &dyn Tensors, out: &m
             let widen = ty.dtype != x.ty().dtype;
             runs(start, len, kept * cols, |head, at, count| {
                 let from = (head * n + first) * cols + at;
-                if widen { converted(x, from, count, ty.dtype, tensors, out) } else { elements(x, from, count, tensors, out) }
+                if widen {
+                    converted(x, from, count, ty.dtype, tensors, out)
+                } else {
+                    elements(x, from, count, tensors, out)
+                }
             })
         }
         Op::Concat => {
@@ -277,7 +293,12 @@ fn axis_of(ty: &TensorType, axis: usize) -> (u64, u64) {
 }
 
 /// Splits `start .. start + len` at multiples of `run`: calls `f(index of the run, offset in it, length)`.
-fn runs(start: u64, len: u64, run: u64, mut f: impl FnMut(u64, u64, u64) -> Result<(), WeightError>) -> Result<(), WeightError> {
+fn runs(
+    start: u64,
+    len: u64,
+    run: u64,
+    mut f: impl FnMut(u64, u64, u64) -> Result<(), WeightError>,
+) -> Result<(), WeightError> {
     let (mut at, end) = (start, start + len);
     while at < end {
         let count = (run - at % run).min(end - at);
@@ -287,7 +308,13 @@ fn runs(start: u64, len: u64, run: u64, mut f: impl FnMut(u64, u64, u64) -> Resu
     Ok(())
 }
 
-fn source_elements(e: &WeightExpr, start: u64, len: u64, tensors: &dyn Tensors, out: &mut Vec<u8>) -> Result<(), WeightError> {
+fn source_elements(
+    e: &WeightExpr,
+    start: u64,
+    len: u64,
+    tensors: &dyn Tensors,
+    out: &mut Vec<u8>,
+) -> Result<(), WeightError> {
     let WeightExpr::Source { name, ty } = e else { unreachable!("the caller handles applications") };
     let names = source_names(name);
     let total: u64 = ty.fixed_shape().expect("a weight has no symbolic dims").iter().product();
@@ -302,7 +329,14 @@ fn source_elements(e: &WeightExpr, start: u64, len: u64, tensors: &dyn Tensors, 
 }
 
 /// Elements in another float type; quantized ones as `scale * code` in f32 first.
-fn converted(x: &WeightExpr, start: u64, len: u64, to: DType, tensors: &dyn Tensors, out: &mut Vec<u8>) -> Result<(), WeightError> {
+fn converted(
+    x: &WeightExpr,
+    start: u64,
+    len: u64,
+    to: DType,
+    tensors: &dyn Tensors,
+    out: &mut Vec<u8>,
+) -> Result<(), WeightError> {
     let mut raw = vec![];
     elements(x, start, len, tensors, &mut raw)?;
     let from = x.ty().dtype;
@@ -342,7 +376,14 @@ fn code_value(q: Quant, code: u8) -> f32 {
 }
 
 /// A permutation; the operand is read for the touched range of the first axis only, if that axis stays first.
-fn permuted(x: &WeightExpr, axes: &[i64], start: u64, len: u64, tensors: &dyn Tensors, out: &mut Vec<u8>) -> Result<(), WeightError> {
+fn permuted(
+    x: &WeightExpr,
+    axes: &[i64],
+    start: u64,
+    len: u64,
+    tensors: &dyn Tensors,
+    out: &mut Vec<u8>,
+) -> Result<(), WeightError> {
     let dims = x.ty().fixed_shape().expect("a weight has no symbolic dims");
     let element = element_bytes(x.ty().dtype)? as usize;
     let total: u64 = dims.iter().product();
@@ -408,7 +449,11 @@ fn scale_at(e: &WeightExpr, at: u64, tensors: &dyn Tensors) -> Result<f32, Weigh
             let ((n, inner), (m, _)) = (axis_of(x.ty(), axis), axis_of(operands[1].ty(), axis));
             let (a, b) = (n * inner, m * inner);
             let (run, inside) = (at / (a + b), at % (a + b));
-            if inside < a { scale_at(x, run * a + inside, tensors) } else { scale_at(&operands[1], run * b + inside - a, tensors) }
+            if inside < a {
+                scale_at(x, run * a + inside, tensors)
+            } else {
+                scale_at(&operands[1], run * b + inside - a, tensors)
+            }
         }
         Op::Permute => {
             let dims = x.ty().fixed_shape().expect("a weight has no symbolic dims");

@@ -54,12 +54,14 @@ fn shapes(dtype: DType) -> Vec<Shape> {
     let state = StateType { kind: StateKind::Paged, dtype: DType::Bf16, width: 576, device: Device::DEFAULT };
     let state = Operand { ty: Type::State(state), layout: Layout::Dense, constant: false };
     let context = |dims: &[u64]| {
-        let dims: Vec<Dim> = std::iter::once(Dim::scaled(Symbol::P, 64)).chain(dims.iter().map(|d| Dim::fixed(*d))).collect();
+        let dims: Vec<Dim> =
+            std::iter::once(Dim::scaled(Symbol::P, 64)).chain(dims.iter().map(|d| Dim::fixed(*d))).collect();
         tensor(DType::Bf16, &dims)
     };
     let mut absorbed = vec![rows(&[16, 512]), rows(&[16, 64]), state];
     absorbed.extend(paging());
-    let mut expanded = vec![rows(&[16, 128]), rows(&[16, 64]), context(&[16, 128]), context(&[16, 128]), context(&[64])];
+    let mut expanded =
+        vec![rows(&[16, 128]), rows(&[16, 64]), context(&[16, 128]), context(&[16, 128]), context(&[64])];
     expanded.extend([ints(&[t]), ints(&[t]), ints(&[starts])]);
     vec![
         linear("q+kv_a", 3648, 2048),
@@ -69,8 +71,16 @@ fn shapes(dtype: DType) -> Vec<Shape> {
         linear("lm_head", 102_400, 2048),
         head("absorb_k", 16, 512, 128),
         head("absorb_v", 16, 128, 512),
-        shape("dense_swiglu", Op::Swiglu, vec![rows(&[2048]), weight(dtype, &[10944, 2048]), weight(dtype, &[10944, 2048])]),
-        shape("shared_swiglu", Op::Swiglu, vec![rows(&[2048]), weight(dtype, &[2816, 2048]), weight(dtype, &[2816, 2048])]),
+        shape(
+            "dense_swiglu",
+            Op::Swiglu,
+            vec![rows(&[2048]), weight(dtype, &[10944, 2048]), weight(dtype, &[10944, 2048])],
+        ),
+        shape(
+            "shared_swiglu",
+            Op::Swiglu,
+            vec![rows(&[2048]), weight(dtype, &[2816, 2048]), weight(dtype, &[2816, 2048])],
+        ),
         shape(
             "expert_swiglu",
             Op::ExpertSwiglu,
@@ -194,9 +204,11 @@ fn measure(shape: &Shape, target: &Target, tokens: u64, workers: usize, all: boo
     let work = cost::spec_work(&spec, &sizes);
     let total: usize = spec.inputs.iter().map(|o| bytes_of(o, &sizes)).sum();
     let copies = (COLD / total).clamp(1, 24);
-    let inputs: Vec<Vec<Buffer>> =
-        (0..copies).map(|c| spec.inputs.iter().enumerate().map(|(i, o)| fill(shape.op, o, i, &sizes, c)).collect()).collect();
-    let outputs: Vec<Buffer> = spec.outputs.iter().filter_map(Type::tensor).map(|t| Buffer::filled(t.bytes(&sizes) as usize, 0)).collect();
+    let inputs: Vec<Vec<Buffer>> = (0..copies)
+        .map(|c| spec.inputs.iter().enumerate().map(|(i, o)| fill(shape.op, o, i, &sizes, c)).collect())
+        .collect();
+    let outputs: Vec<Buffer> =
+        spec.outputs.iter().filter_map(Type::tensor).map(|t| Buffer::filled(t.bytes(&sizes) as usize, 0)).collect();
     let scratch = Buffer::filled(spec.scratch_bytes(&sizes) as usize + 4096, 0);
     let variants = X86.variants(&spec, target);
     for variant in if all { &variants[..] } else { &variants[..1] } {
@@ -212,7 +224,11 @@ fn measure(shape: &Shape, target: &Target, tokens: u64, workers: usize, all: boo
         let launches = ((2e9 / (work.operations / 100.0 + work.bytes / 10.0)) as usize).clamp(5, 2000);
         let nanos = time(&bench, workers, launches);
         let (gflops, gbs) = (work.operations / nanos, work.bytes / nanos);
-        println!("{:14} T={tokens:<4} {:10.1} us {gflops:8.1} GFLOP/s {gbs:7.1} GB/s  {variant}", shape.name, nanos / 1e3);
+        println!(
+            "{:14} T={tokens:<4} {:10.1} us {gflops:8.1} GFLOP/s {gbs:7.1} GB/s  {variant}",
+            shape.name,
+            nanos / 1e3
+        );
     }
 }
 

@@ -38,7 +38,9 @@ fn u64_at(b: &[u8], at: usize) -> u64 {
 fn segments(elf: &[u8]) -> Vec<(u64, usize, usize)> {
     let (start, size, count) = (u64_at(elf, 32), u16_at(elf, 54), u16_at(elf, 56));
     let header = |i| (start + i * size) as usize;
-    (0..count).map(|i| (u32_at(elf, header(i)), u64_at(elf, header(i) + 8) as usize, u64_at(elf, header(i) + 32) as usize)).collect()
+    (0..count)
+        .map(|i| (u32_at(elf, header(i)), u64_at(elf, header(i) + 8) as usize, u64_at(elf, header(i) + 32) as usize))
+        .collect()
 }
 
 /// `(tag, value)` of the dynamic section.

@@ -90,9 +90,32 @@ fn functions_of_one_element() {
 #[test]
 fn conversions_of_borders() {
     let values: Vec<f32> = vec![
-        0.0, -0.0, 1.0, -1.0, 65504.0, 65519.0, 65520.0, -65536.0, 1e30, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 6.1e-5,
-        6.0e-5, 5.96e-8, 2.98e-8, 2.99e-8, 1e-10, 3.051e-5, -4.7e-7, 1.000_488_3, 1.001_464_8, 1.003_906_3, 1.011_718_8,
-        3.4e38, 1.4e-45,
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        65504.0,
+        65519.0,
+        65520.0,
+        -65536.0,
+        1e30,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        6.1e-5,
+        6.0e-5,
+        5.96e-8,
+        2.98e-8,
+        2.99e-8,
+        1e-10,
+        3.051e-5,
+        -4.7e-7,
+        1.000_488_3,
+        1.001_464_8,
+        1.003_906_3,
+        1.011_718_8,
+        3.4e38,
+        1.4e-45,
     ];
     for target in targets() {
         for to in ALL {
@@ -116,7 +139,8 @@ fn copies_of_all_forms() {
                 let x = if dtype == DType::F16 { x } else { x.with_gap(5) };
                 let y = activation(&mut r, dtype, &[t, n, 9]);
                 for axes in [[0, 2, 1], [1, 0, 2], [2, 1, 0]] {
-                    case(Op::Permute, &[("axes", Attr::Ints(axes.to_vec()))], vec![x.clone()], t).check(&target, exact());
+                    case(Op::Permute, &[("axes", Attr::Ints(axes.to_vec()))], vec![x.clone()], t)
+                        .check(&target, exact());
                 }
                 case(Op::Concat, &[("axis", int(2))], vec![x.clone(), y], t).check(&target, exact());
                 let z = activation(&mut r, dtype, &[t, 4, d]);
@@ -158,7 +182,8 @@ fn softmax_of_rows() {
     for target in targets() {
         for dtype in ALL {
             for (t, e) in [(1, 1), (3, 15), (2, 16), (4, 17), (2, 256), (1, 1000)] {
-                let values = (0..t * e).map(|i| if i % e % 5 == 3 { f32::NEG_INFINITY } else { r.unit() * 20.0 - 30.0 });
+                let values =
+                    (0..t * e).map(|i| if i % e % 5 == 3 { f32::NEG_INFINITY } else { r.unit() * 20.0 - 30.0 });
                 let x = Arg::dense(dtype, &[T(), dim(e as u64)], &[t, e], values.collect());
                 let flushed = Tolerance { absolute: 1.2e-38, ..tight(dtype) };
                 let flushed = if dtype == DType::F16 { tight(dtype) } else { flushed };
@@ -254,7 +279,9 @@ fn slots_of_experts() {
 /// Scores with many ties, zeros of both signs and infinities.
 fn tied(r: &mut Random, n: usize) -> Vec<f32> {
     let special = [0.0, -0.0, f32::NEG_INFINITY, f32::INFINITY];
-    (0..n).map(|_| if r.below(4) == 0 { special[r.below(4) as usize] } else { (r.unit() * 4.0).round() / 4.0 }).collect()
+    (0..n)
+        .map(|_| if r.below(4) == 0 { special[r.below(4) as usize] } else { (r.unit() * 4.0).round() / 4.0 })
+        .collect()
 }
 
 #[test]
@@ -277,7 +304,9 @@ fn groups_with_ties() {
     let mut r = Random(10);
     for target in targets() {
         for dtype in ALL {
-            for (t, e, groups, keep) in [(1, 4, 2, 1), (3, 15, 3, 2), (4, 48, 3, 3), (5, 160, 8, 3), (3, 256, 8, 4), (2, 34, 2, 1)] {
+            for (t, e, groups, keep) in
+                [(1, 4, 2, 1), (3, 15, 3, 2), (4, 48, 3, 3), (5, 160, 8, 3), (3, 256, 8, 4), (2, 34, 2, 1)]
+            {
                 for (by, fill) in [("max", "zero"), ("top2", "neg_inf")] {
                     let list = [
                         ("by", Attr::Str(by.into())),

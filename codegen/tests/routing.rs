@@ -14,7 +14,12 @@ fn run(op: Op, attrs: Attrs, args: Vec<Arg>, sizes: Sizes, tolerance: f32) {
 }
 
 fn limit(groups: i64, keep: i64, by: &str, fill: &str) -> Vec<(&'static str, Attr)> {
-    vec![("groups", Attr::Int(groups)), ("keep", Attr::Int(keep)), ("by", Attr::Str(by.into())), ("fill", Attr::Str(fill.into()))]
+    vec![
+        ("groups", Attr::Int(groups)),
+        ("keep", Attr::Int(keep)),
+        ("by", Attr::Str(by.into())),
+        ("fill", Attr::Str(fill.into())),
+    ]
 }
 
 #[test]
@@ -30,7 +35,12 @@ fn routers() {
             let x = Arg::random(&mut r, dtype, &[T(), dim(h)], &[t, h as usize]);
             let gate = Arg::matrix(&mut r, DType::F32, &[e, h as usize]);
             let mut list = limit(groups, keep, by, fill);
-            list.extend([("k", Attr::Int(k)), ("normalize", Attr::Int(i64::from(bias))), ("eps", real(1e-20)), ("scale", real(2.5))]);
+            list.extend([
+                ("k", Attr::Int(k)),
+                ("normalize", Attr::Int(i64::from(bias))),
+                ("eps", real(1e-20)),
+                ("scale", real(2.5)),
+            ]);
             list.push(("scoring", Attr::Str(scoring.into())));
             let mut args = vec![x.with_gap(3), gate];
             if bias {
@@ -66,7 +76,8 @@ fn weights_of_slots() {
     let mut r = Random(3);
     for dtype in FLOATS {
         let (t, e, k) = (5, 9, 3);
-        let scores = Arg::dense(dtype, &[T(), dim(e)], &[t, e as usize], (0..t * e as usize).map(|_| r.unit().abs()).collect());
+        let scores =
+            Arg::dense(dtype, &[T(), dim(e)], &[t, e as usize], (0..t * e as usize).map(|_| r.unit().abs()).collect());
         let idx = routing(&mut r, t, k, e as usize);
         run(Op::Gather, Attrs::new(), vec![scores, idx], sizes(t as u64), 0.0);
         let w = Arg::dense(dtype, &[T(), dim(k as u64)], &[t, k], (0..t * k).map(|_| r.unit().abs()).collect());
@@ -94,7 +105,13 @@ fn routing(r: &mut Random, t: usize, k: usize, e: usize) -> Arg {
 fn experts() {
     let mut r = Random(4);
     let fp8 = DType::Quant(Quant::FP8_B128);
-    for (activation, weight) in [(DType::F32, DType::Bf16), (DType::Bf16, DType::Bf16), (DType::F32, fp8), (DType::Bf16, fp8), (DType::F32, DType::F32)] {
+    for (activation, weight) in [
+        (DType::F32, DType::Bf16),
+        (DType::Bf16, DType::Bf16),
+        (DType::F32, fp8),
+        (DType::Bf16, fp8),
+        (DType::F32, DType::F32),
+    ] {
         for (t, k, e, h, i) in [(1, 2, 5, 64, 48), (9, 3, 4, 33, 20), (40, 2, 3, 160, 17), (3, 1, 1, 31, 150)] {
             let s = sizes(t as u64);
             let x = Arg::random(&mut r, activation, &[T(), dim(h)], &[t, h as usize]);

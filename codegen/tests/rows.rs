@@ -143,7 +143,25 @@ fn element_by_element() {
 
 #[test]
 fn extreme_values() {
-    let values = vec![0.0, -0.0, 1e-30, -1e-30, 87.0, -87.0, 88.5, -100.0, 1e4, -1e4, f32::INFINITY, 3e38, -3e38, 1e-45, 0.5, 700.0, -0.3];
+    let values = vec![
+        0.0,
+        -0.0,
+        1e-30,
+        -1e-30,
+        87.0,
+        -87.0,
+        88.5,
+        -100.0,
+        1e4,
+        -1e4,
+        f32::INFINITY,
+        3e38,
+        -3e38,
+        1e-45,
+        0.5,
+        700.0,
+        -0.3,
+    ];
     let n = values.len();
     let x = Arg::dense(DType::F32, &[T(), dim(n as u64)], &[1, n], values);
     run(Op::Sigmoid, Attrs::new(), vec![x.clone()], sizes(1), 1e-6);

@@ -111,7 +111,8 @@ impl Recorder {
 /// Value of a sum over `[1, T, S, P, R, C, T P / S]`: the last is tokens times the pages of an average sequence.
 pub fn terms(factors: &[f64; 7], s: BatchSizes) -> f64 {
     let (t, p) = (f64::from(s.tokens), f64::from(s.pages));
-    let symbols = [1.0, t, f64::from(s.sequences), p, f64::from(s.rows), s.cached as f64, t * p / f64::from(s.sequences.max(1))];
+    let symbols =
+        [1.0, t, f64::from(s.sequences), p, f64::from(s.rows), s.cached as f64, t * p / f64::from(s.sequences.max(1))];
     factors.iter().zip(symbols).map(|(f, n)| f * n).sum()
 }
 

@@ -2,8 +2,8 @@
 
 use super::progress::Progress;
 use deepfuse::output::{self, Written};
-use deepfuse::text::{Stop, at_stop};
 use deepfuse::pipeline::Event;
+use deepfuse::text::{Stop, at_stop};
 use deepfuse::{Error, Request, pipeline};
 use deepfuse_codegen::x86::targets;
 use deepfuse_frontend::{Activations, Model};
@@ -108,7 +108,11 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         tell!("warning: {warning}");
     }
     let total = started.elapsed().as_secs_f64();
-    if json { print_object(&compiled, &written, &req, seconds_compile, total) } else { print_summary(&compiled, &written, &req.out, seconds_compile, total, req.shapes_only) }
+    if json {
+        print_object(&compiled, &written, &req, seconds_compile, total)
+    } else {
+        print_summary(&compiled, &written, &req.out, seconds_compile, total, req.shapes_only)
+    }
     Ok(())
 }
 
@@ -149,9 +153,13 @@ fn request(args: &Args) -> Result<Request, Error> {
 
 pub fn unknown_target(name: &str) -> Error {
     let known: Vec<&str> = targets::names().collect();
-    deepfuse_artifact::report::Report::new("target::unknown", deepfuse_artifact::report::exit::UNSUPPORTED, format!("there is no target `{name}`"))
-        .help(format!("targets: native, {}", known.join(", ")))
-        .into()
+    deepfuse_artifact::report::Report::new(
+        "target::unknown",
+        deepfuse_artifact::report::exit::UNSUPPORTED,
+        format!("there is no target `{name}`"),
+    )
+    .help(format!("targets: native, {}", known.join(", ")))
+    .into()
 }
 
 /// `24GiB`, `512MiB`, `1000000`.
@@ -166,23 +174,47 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         other => return Err(format!("`{other}` is no unit; write 24GiB, 512MiB")),
     };
     let number: f64 = digits.trim().parse().map_err(|_| format!("`{digits}` is no number"))?;
-    if number > 0.0 && number < 1e15 { Ok((number * unit as f64) as u64) } else { Err(format!("`{text}` is out of range")) }
+    if number > 0.0 && number < 1e15 {
+        Ok((number * unit as f64) as u64)
+    } else {
+        Err(format!("`{text}` is out of range"))
+    }
 }
 
-fn print_summary(c: &pipeline::Compiled, w: &Written, out: &std::path::Path, compile: f64, total: f64, shapes_only: bool) {
+fn print_summary(
+    c: &pipeline::Compiled,
+    w: &Written,
+    out: &std::path::Path,
+    compile: f64,
+    total: f64,
+    shapes_only: bool,
+) {
     let p = c.model.parameters();
-    let launches: Vec<String> = c.planned.plan.buckets.iter().map(|b| format!("{} {}", b.name, b.actions.len())).collect();
+    let launches: Vec<String> =
+        c.planned.plan.buckets.iter().map(|b| format!("{} {}", b.name, b.actions.len())).collect();
     say!("{}", out.display());
     say!("  parameters   {} total, {} active a token", human_count(p.total), human_count(p.active));
-    say!("  kernels      {} distinct, {} of code; launches a step: {}", c.planned.plan.kernels.len(), human_bytes(w.code_bytes), launches.join(", "));
+    say!(
+        "  kernels      {} distinct, {} of code; launches a step: {}",
+        c.planned.plan.kernels.len(),
+        human_bytes(w.code_bytes),
+        launches.join(", ")
+    );
     say!("  plan         {}", human_bytes(w.plan_bytes));
     if shapes_only {
         say!("  weights      none (--shapes-only); packed they would take {}", human_bytes(w.weight_bytes));
     } else {
         let packing = (total - compile).max(1e-9);
-        say!("  weights      {} packed in {packing:.1} s, {:.2} GB/s", human_bytes(w.weight_bytes), w.weight_bytes as f64 / packing / 1e9);
+        say!(
+            "  weights      {} packed in {packing:.1} s, {:.2} GB/s",
+            human_bytes(w.weight_bytes),
+            w.weight_bytes as f64 / packing / 1e9
+        );
     }
-    say!("  time         {total:.2} s, {compile:.2} s of it for graph, fusion and code; peak memory {} (without mapped files)", human_bytes(output::peak_memory()));
+    say!(
+        "  time         {total:.2} s, {compile:.2} s of it for graph, fusion and code; peak memory {} (without mapped files)",
+        human_bytes(output::peak_memory())
+    );
     let program = std::env::args().next().unwrap_or_else(|| "deepfuse".into());
     let next = if shapes_only { "inspect" } else { "run" };
     let prompt = if shapes_only { "" } else { " --prompt 'Hello'" };

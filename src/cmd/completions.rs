@@ -14,7 +14,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     clap_complete::generate(args.shell, &mut super::Cli::command(), "deepfuse", &mut script);
     let script = String::from_utf8_lossy(&script);
     if json {
-        super::print_json(&serde_json::json!({"schema": "deepfuse.completions/1", "shell": args.shell.to_string(), "script": script}));
+        super::print_json(
+            &serde_json::json!({"schema": "deepfuse.completions/1", "shell": args.shell.to_string(), "script": script}),
+        );
     } else {
         deepfuse_runtime::cli::print(&script);
     }

@@ -45,18 +45,42 @@ fn checkpoint(path: &Path, json: bool) -> Result<(), Error> {
         return Ok(());
     }
     say!("{} ({:?}){}", path.display(), c.family, if config_alone { ", config.json alone" } else { "" });
-    say!("  layers       {} ({} dense), hidden {}, vocabulary {}, context {}", c.layers, if c.moe.is_some() { c.dense_layers } else { c.layers }, c.hidden, c.vocab, c.context);
+    say!(
+        "  layers       {} ({} dense), hidden {}, vocabulary {}, context {}",
+        c.layers,
+        if c.moe.is_some() { c.dense_layers } else { c.layers },
+        c.hidden,
+        c.vocab,
+        c.context
+    );
     let query = c.q_lora.map_or_else(|| "none".to_owned(), |r| r.to_string());
-    say!("  attention    {} heads of {}+{} (value {}), latent {}, query compression {query}", c.heads, c.nope_dim, c.rope_dim, c.v_dim, c.kv_lora);
+    say!(
+        "  attention    {} heads of {}+{} (value {}), latent {}, query compression {query}",
+        c.heads,
+        c.nope_dim,
+        c.rope_dim,
+        c.v_dim,
+        c.kv_lora
+    );
     if let Some(m) = &c.moe {
-        say!("  experts      {} of width {}, {} a token, {} shared, {} scores", m.experts, m.intermediate, m.top_k, m.shared, format!("{:?}", m.router.scoring).to_lowercase());
+        say!(
+            "  experts      {} of width {}, {} a token, {} shared, {} scores",
+            m.experts,
+            m.intermediate,
+            m.top_k,
+            m.shared,
+            format!("{:?}", m.router.scoring).to_lowercase()
+        );
     }
     say!("  parameters   {} total, {} active a token", human_count(parameters.total), human_count(parameters.active));
     for (name, (elements, bytes)) in &types {
         say!("  {name:<12} {} elements, {}", human_count(*elements), human_bytes(*bytes));
     }
     let (bf16, f32) = (human_bytes(row(2) * 1000), human_bytes(row(4) * 1000));
-    say!("  memory       {} of weights (mapped, shared between processes), cache {bf16} per 1000 tokens (f32: {f32})", human_bytes(weights));
+    say!(
+        "  memory       {} of weights (mapped, shared between processes), cache {bf16} per 1000 tokens (f32: {f32})",
+        human_bytes(weights)
+    );
     say!("               the same for all targets: {}", targets::names().collect::<Vec<_>>().join(", "));
     for notice in &model.notices {
         say!("  note: {notice}");
@@ -66,7 +90,8 @@ fn checkpoint(path: &Path, json: bool) -> Result<(), Error> {
 
 fn has_weights(dir: &Path) -> bool {
     ["model.safetensors", "model.safetensors.index.json"].iter().any(|f| dir.join(f).symlink_metadata().is_ok())
-        || std::fs::read_dir(dir).is_ok_and(|files| files.flatten().any(|f| f.path().extension().is_some_and(|e| e == "safetensors")))
+        || std::fs::read_dir(dir)
+            .is_ok_and(|files| files.flatten().any(|f| f.path().extension().is_some_and(|e| e == "safetensors")))
 }
 
 /// Elements and bytes by stored type.
@@ -91,8 +116,18 @@ fn artifact(path: &Path, json: bool) -> Result<(), Error> {
     }
     say!("{} ({}, format {}, by {})", path.display(), m.model.architecture, m.format_version, m.toolchain);
     say!("  target       {} [{}]", m.target.name, m.target.features.join(" "));
-    say!("  model        {} layers, hidden {}, vocabulary {}, context {}", m.model.layers, m.model.hidden, m.model.vocab, m.limits.context);
-    say!("  parameters   {} total, {} active a token", human_count(m.model.parameters), human_count(m.model.active_parameters));
+    say!(
+        "  model        {} layers, hidden {}, vocabulary {}, context {}",
+        m.model.layers,
+        m.model.hidden,
+        m.model.vocab,
+        m.limits.context
+    );
+    say!(
+        "  parameters   {} total, {} active a token",
+        human_count(m.model.parameters),
+        human_count(m.model.active_parameters)
+    );
     say!("  numerics     {} activations, rewrites up to {}", m.numerics.activations, m.numerics.class);
     for s in &m.sections {
         let name = s.name.split('_').next().unwrap_or(&s.name); // tokenizer_config is the tokenizer's
@@ -100,7 +135,8 @@ fn artifact(path: &Path, json: bool) -> Result<(), Error> {
     }
     let bytes: u64 = m.weights.iter().map(|w| w.bytes).sum();
     let files = if m.weights.len() == 1 { "1 file" } else { &format!("{} files", m.weights.len()) };
-    let weights = if m.shapes_only { "none (--shapes-only)".to_owned() } else { format!("{files}, {}", human_bytes(bytes)) };
+    let weights =
+        if m.shapes_only { "none (--shapes-only)".to_owned() } else { format!("{files}, {}", human_bytes(bytes)) };
     say!("  weights      {weights}");
     let mut families: BTreeMap<&str, usize> = BTreeMap::new();
     for k in &plan.kernels {

@@ -56,7 +56,8 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
 }
 
 fn read(path: &std::path::Path) -> Result<String, Error> {
-    let result = if path.as_os_str() == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
+    let result =
+        if path.as_os_str() == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
     result.map_err(|e| Report::new("opt::read", exit::INPUT, format!("{}: {e}", path.display())).file(path).into())
 }
 
@@ -74,7 +75,8 @@ fn apply(pass: Pass, graph: Graph, args: &Args) -> Result<Graph, Error> {
 fn fuse(graph: &Graph, args: &Args) -> Result<Graph, Error> {
     let target = targets::named(&args.target).ok_or_else(|| super::compile::unknown_target(&args.target))?;
     let bucket = Bucket::all().into_iter().find(|b| b.name == args.bucket);
-    let bucket = bucket.ok_or_else(|| Error::usage(format!("there is no bucket `{}`", args.bucket), "buckets: decode, prefill"))?;
+    let bucket = bucket
+        .ok_or_else(|| Error::usage(format!("there is no bucket `{}`", args.bucket), "buckets: decode, prefill"))?;
     let options = FuseOptions { numerics: args.numerics.into(), disabled: args.disabled.clone() };
     let catalog = BackendCatalog::new(&target, &X86);
     let start = std::time::Instant::now();

@@ -26,7 +26,9 @@ impl Progress {
         if self.terminal && !self.quiet {
             let bar = self.bar.get_or_insert_with(|| {
                 let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-                bar.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}").expect("the template is valid"));
+                bar.set_style(
+                    ProgressStyle::with_template("{spinner} {msg} {elapsed}").expect("the template is valid"),
+                );
                 bar.enable_steady_tick(Duration::from_millis(120));
                 bar
             });
@@ -52,7 +54,8 @@ impl Progress {
         }
         if self.terminal && !self.quiet {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("pack weights {bar:32} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}");
+            let style =
+                ProgressStyle::with_template("pack weights {bar:32} {bytes}/{total_bytes} {bytes_per_sec} ETA {eta}");
             bar.set_style(style.expect("the template is valid").progress_chars("=> "));
             self.bar = Some(bar);
         }

@@ -170,7 +170,9 @@ fn joined_projections() {
 
 #[test]
 fn absorbed_weights_on_and_off_the_block_border() {
-    for (dtype, n, first, len) in [(DType::Bf16, 56, 32, 24), (FP8, 256, 128, 128), (FP8, 256, 0, 128), (FP8, 56, 32, 24)] {
+    for (dtype, n, first, len) in
+        [(DType::Bf16, 56, 32, 24), (FP8, 256, 128, 128), (FP8, 256, 0, 128), (FP8, 56, 32, 24)]
+    {
         let mut w = World::new();
         let kv = w.source("kv_b", dtype, &[3 * n, 150], None);
         let part = [("heads", Attr::Int(3)), ("start", Attr::Int(first)), ("len", Attr::Int(len))];
@@ -190,7 +192,8 @@ fn conversions_slices_and_reshapes() {
     let wide = w.apply(Op::Convert, &[q], &[("dtype", Attr::DType(DType::F32))]);
     let half = w.apply(Op::Convert, &[q], &[("dtype", Attr::DType(DType::Bf16))]);
     let tail = w.apply(Op::Slice, &[q], &[("axis", Attr::Int(0)), ("start", Attr::Int(128)), ("len", Attr::Int(128))]);
-    let columns = w.apply(Op::Slice, &[wide], &[("axis", Attr::Int(1)), ("start", Attr::Int(3)), ("len", Attr::Int(64))]);
+    let columns =
+        w.apply(Op::Slice, &[wide], &[("axis", Attr::Int(1)), ("start", Attr::Int(3)), ("len", Attr::Int(64))]);
     let shape = Attr::Shape([4, 64, 64].map(Dim::fixed).to_vec());
     let split = w.apply(Op::Reshape, &[columns], &[("shape", shape)]);
     for v in [wide, half, tail, columns, split] {
@@ -207,7 +210,10 @@ fn a_nan_scale_names_the_tensor() {
     scales[12..16].copy_from_slice(&f32::NAN.to_le_bytes());
     let stored = StoredWeight { expr: WeightExpr::of(&w.graph, a).unwrap(), layout: Layout::Vnni };
     let result = stream(&[stored], &w.files, 2, &mut |_, _| Ok(()));
-    assert!(matches!(result, Err(WeightError::Scale { ref name, index: 3, .. }) if name == "a_scale_inv"), "{result:?}");
+    assert!(
+        matches!(result, Err(WeightError::Scale { ref name, index: 3, .. }) if name == "a_scale_inv"),
+        "{result:?}"
+    );
 }
 
 #[test]

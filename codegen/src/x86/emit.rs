@@ -6,9 +6,7 @@ use inkwell::context::Context;
 use inkwell::memory_buffer::MemoryBuffer;
 use inkwell::module::Module;
 use inkwell::passes::PassBuilderOptions;
-use inkwell::targets::{
-    CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetTriple,
-};
+use inkwell::targets::{CodeModel, FileType, InitializationConfig, RelocMode, Target, TargetMachine, TargetTriple};
 use std::sync::Once;
 
 /// What to make of a module.
@@ -39,9 +37,7 @@ pub fn compile(text: &str, features: &[String], form: Form) -> Result<Vec<u8>, E
         return Ok(module.print_to_string().to_string().into_bytes());
     }
     let kind = if form == Form::Object { FileType::Object } else { FileType::Assembly };
-    let bytes = machine
-        .write_to_memory_buffer(&module, kind)
-        .map_err(|e| EmitError::Llvm(e.to_string()))?;
+    let bytes = machine.write_to_memory_buffer(&module, kind).map_err(|e| EmitError::Llvm(e.to_string()))?;
     let slice = bytes.as_slice();
     // LLVM keeps a zero byte behind text buffers.
     let end = if kind == FileType::Assembly { slice.iter().position(|b| *b == 0) } else { None };

@@ -16,13 +16,16 @@ pub struct Linker {
 }
 
 /// Names tried on `PATH`, in this order: the LLVM we emit with, any other lld, the one that comes with Rust.
-const NAMES: &[(&str, &[&str])] =
-    &[("ld.lld-22", &[]), ("ld.lld", &[]), ("rust-lld", &["-flavor", "gnu"])];
+const NAMES: &[(&str, &[&str])] = &[("ld.lld-22", &[]), ("ld.lld", &[]), ("rust-lld", &["-flavor", "gnu"])];
 
 /// Finds lld: `DEEPFUSE_LLD`, then `PATH`, then the Rust toolchain's own.
 pub fn find() -> Result<Linker, EmitError> {
     if let Some(path) = std::env::var_os("DEEPFUSE_LLD").map(PathBuf::from) {
-        return if path.is_file() { Ok(named(path)) } else { Err(EmitError::NoLinker { tried: path.display().to_string() }) };
+        return if path.is_file() {
+            Ok(named(path))
+        } else {
+            Err(EmitError::NoLinker { tried: path.display().to_string() })
+        };
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     for (name, flavor) in NAMES {

@@ -116,6 +116,8 @@ fn in_parallel<T: Sync, R: Send>(
             });
         }
     });
-    let take = |m: Mutex<Option<Result<R, EmitError>>>| m.into_inner().expect("the threads have ended").expect("every item was taken");
+    let take = |m: Mutex<Option<Result<R, EmitError>>>| {
+        m.into_inner().expect("the threads have ended").expect("every item was taken")
+    };
     results.into_iter().map(take).collect()
 }

@@ -68,7 +68,14 @@ impl Buffer {
         let mapped = body + PAGE;
         // SAFETY: a private anonymous mapping; its last page is made inaccessible.
         let map = unsafe {
-            let p = libc::mmap(std::ptr::null_mut(), mapped, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+            let p = libc::mmap(
+                std::ptr::null_mut(),
+                mapped,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
             assert_ne!(p, libc::MAP_FAILED, "mmap");
             let p = p.cast::<u8>();
             std::ptr::write_bytes(p, byte, body);

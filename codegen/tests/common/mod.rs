@@ -134,7 +134,8 @@ impl Arg {
         for _ in 0..count {
             match dtype {
                 DType::Quant(_) => {
-                    let codes: Vec<u8> = (0..n * k).map(|_| r.below(256) as u8).map(|c| if c & 0x7f == 0x7f { 0 } else { c }).collect();
+                    let codes: Vec<u8> =
+                        (0..n * k).map(|_| r.below(256) as u8).map(|c| if c & 0x7f == 0x7f { 0 } else { c }).collect();
                     let across = k.div_ceil(128);
                     let scales: Vec<f32> = (0..n.div_ceil(128) * across).map(|_| (r.unit() + 1.5) / 300.0).collect();
                     for (i, c) in codes.iter().enumerate() {
@@ -190,7 +191,16 @@ impl Case {
         }
         let family = kernel::family(self.op).unwrap();
         let (op, attrs) = (self.op, self.attrs.clone());
-        KernelSpec { family, op, attrs, inputs: operands, outputs: results, prologue: vec![], epilogue: vec![], bucket: Bucket::decode() }
+        KernelSpec {
+            family,
+            op,
+            attrs,
+            inputs: operands,
+            outputs: results,
+            prologue: vec![],
+            epilogue: vec![],
+            bucket: Bucket::decode(),
+        }
     }
 
     /// Emits the kernel's default variant for `target`, runs it with 1, 2 and 3 workers and compares.
@@ -217,8 +227,21 @@ impl Case {
         for workers in [1, 2, 3] {
             let results = self.run(&spec, kernel, code.kernels[0].phases, workers);
             #[allow(clippy::print_stderr)]
-            if std::env::var_os("DEBUG_CASE").is_some() { eprintln!("{} {} {:?} [{variant}] {:?}", self.op.name(), target.name, self.sizes.0, spec.inputs.iter().map(|o| o.ty.to_string()).collect::<Vec<_>>()); }
-            let what = format!("{} on {} [{variant}] with {workers} workers, sizes {:?}", self.op.name(), target.name, self.sizes.0);
+            if std::env::var_os("DEBUG_CASE").is_some() {
+                eprintln!(
+                    "{} {} {:?} [{variant}] {:?}",
+                    self.op.name(),
+                    target.name,
+                    self.sizes.0,
+                    spec.inputs.iter().map(|o| o.ty.to_string()).collect::<Vec<_>>()
+                );
+            }
+            let what = format!(
+                "{} on {} [{variant}] with {workers} workers, sizes {:?}",
+                self.op.name(),
+                target.name,
+                self.sizes.0
+            );
             if let Some(bits) = &first {
                 assert!(bits == &results, "{what}: other bits than with one worker");
                 continue;
@@ -234,7 +257,8 @@ impl Case {
     fn run(&self, spec: &KernelSpec, kernel: exec::Entry, phases: u32, workers: u32) -> Vec<Vec<u8>> {
         let inputs: Vec<Buffer> = self.args.iter().map(|a| Buffer::holding(&a.bytes)).collect();
         let tensors: Vec<&TensorType> = spec.outputs.iter().filter_map(Type::tensor).collect();
-        let outputs: Vec<Buffer> = tensors.iter().map(|t| Buffer::filled(t.bytes(&self.sizes) as usize, 0xff)).collect();
+        let outputs: Vec<Buffer> =
+            tensors.iter().map(|t| Buffer::filled(t.bytes(&self.sizes) as usize, 0xff)).collect();
         let scratch = Buffer::filled(spec.scratch_bytes(&self.sizes) as usize, 0xff);
         let mut args: Vec<u64> = self.sizes.0.to_vec();
         args.extend(inputs.iter().chain(&outputs).map(Buffer::address));
@@ -283,7 +307,11 @@ fn compare(what: &str, got: &[f32], want: &Tensor, tolerance: Tolerance) {
 pub fn targets() -> Vec<Target> {
     use deepfuse_codegen::x86::targets as t;
     let wanted = ["x86-64", "x86-avx2", "x86-avx512", "x86-avx512-bf16"];
-    wanted.iter().filter_map(|n| t::named(n)).filter(|t| t.features.iter().all(|f| deepfuse_codegen::x86::targets::has(f))).collect()
+    wanted
+        .iter()
+        .filter_map(|n| t::named(n))
+        .filter(|t| t.features.iter().all(|f| deepfuse_codegen::x86::targets::has(f)))
+        .collect()
 }
 
 pub const FLOATS: [DType; 2] = [DType::F32, DType::Bf16];

@@ -190,9 +190,16 @@ fn plan() -> impl Strategy<Value = Plan> {
             |name| (Just(name), 64..9999u64, note()).prop_map(|(name, bytes, note)| Weight { name, bytes, note });
         let terms = || std::array::from_fn::<_, 7, _>(|_| finite());
         let kernel = |symbol| {
-            (Just(symbol), name(), 1..4u32, 0..99u32, terms(), terms()).prop_map(|(symbol, family, phases, saturates, bytes, operations)| {
-                Kernel { symbol, family, phases, saturates, bytes, operations }
-            })
+            (Just(symbol), name(), 1..4u32, 0..99u32, terms(), terms()).prop_map(
+                |(symbol, family, phases, saturates, bytes, operations)| Kernel {
+                    symbol,
+                    family,
+                    phases,
+                    saturates,
+                    bytes,
+                    operations,
+                },
+            )
         };
         let states: Vec<_> = states.into_iter().map(state).collect();
         let weights: Vec<_> = weights.into_iter().map(weight).collect();

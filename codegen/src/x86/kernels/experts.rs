@@ -11,8 +11,8 @@
 
 use super::gemm::{Gemm, place, store_panel};
 use super::packed::Packed;
-use super::walk::copy16;
 use super::tile::Rows;
+use super::walk::copy16;
 use crate::EmitError;
 use crate::dsl::*;
 use crate::math;
@@ -81,7 +81,8 @@ impl<'a, 'k> Experts<'a, 'k> {
             k.each(self.slots_used(), |i| {
                 let slot = self.list.at(i).index();
                 let token = slot / self.slots;
-                let from = if self.x.rank() == 3 { self.x.at(&[token, slot % self.slots]) } else { self.x.at(&[token]) };
+                let from =
+                    if self.x.rank() == 3 { self.x.at(&[token, slot % self.slots]) } else { self.x.at(&[token]) };
                 let to = self.gathered.at(i * self.stride);
                 by16(f, self.depth, |at, n| copy16(to.at(at), from.at(at), n));
             });

@@ -120,7 +120,8 @@ impl<'a> Gemm<'a> {
             }
             f.range(f.i(0), here, 1, |row| {
                 for j in 0..u64::from(width) {
-                    let value = |m: usize| sums.at(row * (16 * vectors)).plus(16 * (m as u64 * u64::from(width) + j)).get16(16);
+                    let value =
+                        |m: usize| sums.at(row * (16 * vectors)).plus(16 * (m as u64 * u64::from(width) + j)).get16(16);
                     let values: Vec<Vec<Val<'a>>> = (0..matrices.len()).map(|m| vec![value(m)]).collect();
                     store(Sums { row: first + row, panel: panel + j, values: &values });
                 }
@@ -158,7 +159,16 @@ impl<'a> Gemm<'a> {
         let places: Vec<u64> = (0..pass.matrices.len()).flat_map(|m| here.iter().map(move |j| place(m, *j))).collect();
         let prefetch = if height <= 8 { self.prefetch } else { 0 };
         let (f, mode, k, rows) = (self.f, self.mode, pass.k, pass.rows.from_row(row));
-        let tile = Tile { f, mode, count: height, rows, panels: &panels, k, start: start.map(|s| (s.0, s.1, &places[..])), prefetch };
+        let tile = Tile {
+            f,
+            mode,
+            count: height,
+            rows,
+            panels: &panels,
+            k,
+            start: start.map(|s| (s.0, s.1, &places[..])),
+            prefetch,
+        };
         let values = tile.sums();
         if let Some((mem, stride)) = start {
             for (p, column) in values.iter().zip(&places) {
@@ -190,7 +200,11 @@ impl<'a> Gemm<'a> {
                 at.add(f.i(height));
             };
             // What is left is less than the shape above: this one may run more than once only if that is twice as high.
-            if above <= 2 * height { f.when(fits(), body) } else { f.repeat(fits, body) }
+            if above <= 2 * height {
+                f.when(fits(), body)
+            } else {
+                f.repeat(fits, body)
+            }
             above = height;
         }
     }
@@ -218,7 +232,8 @@ const CHUNK_ROWS: u64 = 96;
 /// Register tiles by what the registers hold: 32 of 16 lanes with AVX-512, 16 of 8 with AVX2, 16 of 4 below.
 /// `rows` and `panels` of the variant replace the highest shape.
 fn shapes(caps: Caps, mode: Mode, weight: Weight, matrices: u32, rows: u32, panels: u32) -> Shapes {
-    let per_matrix = |list: &[(u32, u32)]| -> Shapes { list.iter().map(|(r, p)| (*r, p.div_ceil(matrices).max(1))).collect() };
+    let per_matrix =
+        |list: &[(u32, u32)]| -> Shapes { list.iter().map(|(r, p)| (*r, p.div_ceil(matrices).max(1))).collect() };
     let mut list = match (caps.avx512, mode, weight) {
         (true, Mode::Dot, _) => per_matrix(&[(6, 4), (5, 4), (4, 4), (3, 4), (2, 4), (1, 4)]),
         (true, Mode::Wide, Weight::F32) => per_matrix(&[(6, 2), (4, 2), (2, 4), (1, 4)]),

@@ -16,7 +16,8 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
     if x.rank() != 2 {
         return Err(k.unsupported("x must be [T, K]"));
     }
-    let stride = x.fixed_stride(0).ok_or_else(|| k.unsupported("rows of x must be a known number of elements apart"))?;
+    let stride =
+        x.fixed_stride(0).ok_or_else(|| k.unsupported("rows of x must be a known number of elements apart"))?;
     let gemm = Gemm::new(k, x.mem.store, weights[0].weight, 2);
     let (n, panels) = (weights[0].n, weights[0].panels());
     k.phase(0, || {
