@@ -6,10 +6,12 @@ mod common;
 use deepfuse_artifact::elements::{Element, Elements};
 use deepfuse_artifact::manifest::Manifest;
 use proptest::prelude::*;
+use std::sync::OnceLock;
 
 fn sample() -> String {
-    let dir = tempfile::tempdir().unwrap();
-    common::write_default(&dir.path().join("m.dfz")).to_json()
+    static SAMPLE: OnceLock<String> = OnceLock::new();
+    let write = || common::write_default(&tempfile::tempdir().unwrap().path().join("m.dfz")).to_json();
+    SAMPLE.get_or_init(write).clone()
 }
 
 #[test]
