@@ -3,6 +3,7 @@
 //! No pass does I/O, reads the environment or spawns a thread; the verifier runs after each.
 
 mod canonicalize;
+pub mod check;
 pub mod fuse;
 pub mod plan;
 pub mod select;

@@ -7,6 +7,7 @@ use deepfuse_ir::eval::{Evaluated, evaluate};
 use deepfuse_ir::testing::{Batch, Sequence, values};
 use deepfuse_ir::{Bucket, Graph, Op, ParamKind, Sizes, Tensor};
 use deepfuse_passes::canonicalize;
+use deepfuse_passes::check::check_text;
 use deepfuse_passes::fuse::{Certificate, FuseOptions, Fused, Numerics, Stop, fuse};
 use std::path::{Path, PathBuf};
 
@@ -273,6 +274,21 @@ fn certificates_are_text() {
     assert!(used > 20, "{used} steps are used");
     assert!("certificate 2 exact\nend\n".parse::<Certificate>().is_err());
     assert!(text.replace("step 0", "step 1").parse::<Certificate>().is_err());
+}
+
+/// What is fused is proved, for every model and limit.
+#[test]
+fn certificates_of_models_replay() {
+    let configs = ["deepseek-v2-lite-config", "deepseek-v3-config"];
+    for name in MODELS.iter().chain(&configs) {
+        for numerics in [Numerics::Exact, Numerics::Reassociates, Numerics::Requantizes] {
+            let graph = plain(name, Activations::Bf16);
+            let text = fused(&graph, &Bucket::all(), numerics).certificate.to_string();
+            let report = check_text(&text, numerics).unwrap_or_else(|e| panic!("{name}, {}: {e}", numerics.name()));
+            assert_eq!(report.regions, graph.regions().len(), "{name}");
+            assert!(report.steps > 0 && report.furthest <= numerics, "{name}");
+        }
+    }
 }
 
 /// The same input gives the same bytes.

@@ -5,7 +5,7 @@
 //! adds the right side and joins both sides. At the end every result of a fused region must be joined with that of the plain one.
 
 use super::Numerics;
-use super::language::{attr_text, parse_attr};
+use super::words::{attr_text, parse_attr};
 use deepfuse_ir::Attr;
 use indexmap::IndexMap;
 use std::fmt;

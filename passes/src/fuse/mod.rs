@@ -4,12 +4,13 @@ mod analysis;
 pub mod certificate;
 mod classes;
 mod extract;
-mod language;
+pub(crate) mod language;
 mod region;
 mod report;
 pub mod rules;
 mod saturate;
 mod splice;
+pub(crate) mod words;
 
 pub use certificate::{Certificate, CertificateError, ClassCertificate, Direction, Step, Term};
 pub use extract::Cost;
@@ -278,4 +279,4 @@ fn mark_used(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

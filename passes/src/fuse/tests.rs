@@ -10,13 +10,11 @@ use egg::{ENodeOrVar, Id, Language, PatternAst, Subst};
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 
-mod replay;
-
 /// splitmix64.
-struct Random(u64);
+pub(crate) struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -24,7 +22,7 @@ impl Random {
         (z ^ (z >> 31)) % n
     }
 
-    fn of<T: Copy>(&mut self, list: &[T]) -> T {
+    pub fn of<T: Copy>(&mut self, list: &[T]) -> T {
         list[self.below(list.len() as u64) as usize]
     }
 }
@@ -32,7 +30,7 @@ impl Random {
 const BATCH: &str = "%pos: i32[T], %seq: i32[T], %pages: i32[P], %page_start: i32[S+1],";
 
 /// A region of a model at random sizes, in text form.
-fn region(seed: u64) -> String {
+pub(crate) fn region(seed: u64) -> String {
     let mut r = Random(seed);
     let act = r.of(&["f32", "bf16"]);
     let w = r.of(&["f32", "bf16", "fp8b128"]);
