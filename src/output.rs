@@ -126,7 +126,10 @@ fn weights(c: &Compiled, req: &Request, writer: &mut ArtifactWriter, progress: &
         Ok(())
     })?;
     file.finish()?;
-    let warning = |(i, n): &(usize, u64)| format!("{}: {n} elements are NaN or Inf", deepfuse_passes::stored::describe(&stored[*i].expr));
+    let warning = |(i, n): &(usize, u64)| {
+        let elements = if *n == 1 { "1 element is" } else { &format!("{n} elements are") };
+        format!("{}: {elements} NaN or Inf", deepfuse_passes::stored::describe(&stored[*i].expr))
+    };
     Ok(findings.not_finite.iter().map(warning).collect())
 }
 

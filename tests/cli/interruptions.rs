@@ -1,0 +1,151 @@
+//! Signals and full disks in the middle of writing: nothing half-written stays.
+
+use crate::support::{checkpoint, command, deepfuse, error_object, names, object, wait};
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+/// A tiny-v2 with a vocabulary that makes it 1 GiB, of zeros that take no disk.
+fn large_checkpoint(dir: &Path) {
+    let small = checkpoint("tiny-v2");
+    let bytes = fs::read(small.join("model.safetensors")).unwrap();
+    let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let mut header: Value = serde_json::from_slice(&bytes[8..8 + n]).unwrap();
+    let vocab = 2_097_152u64;
+    let mut end = 0;
+    for (name, entry) in header.as_object_mut().unwrap().iter_mut().filter(|(k, _)| *k != "__metadata__") {
+        if name.contains("embed_tokens") || name.contains("lm_head") {
+            entry["shape"][0] = json!(vocab);
+        }
+        let elements: u64 = entry["shape"].as_array().unwrap().iter().map(|d| d.as_u64().unwrap()).product();
+        assert_eq!(entry["dtype"], "BF16");
+        entry["data_offsets"] = json!([end, end + elements * 2]);
+        end += elements * 2;
+    }
+    let header = header.to_string();
+    let mut file = File::create(dir.join("model.safetensors")).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.set_len(8 + header.len() as u64 + end).unwrap();
+    let mut config: Value = serde_json::from_slice(&fs::read(small.join("config.json")).unwrap()).unwrap();
+    config["vocab_size"] = json!(vocab);
+    fs::write(dir.join("config.json"), config.to_string()).unwrap();
+}
+
+/// Waits until weights are being written.
+fn until_packing(child: &mut Child, out: &Path) {
+    let packing = |entry: &String| names(&out.join(entry)).iter().any(|f| f.starts_with("weights"));
+    while !names(out).iter().filter(|n| n.ends_with(".tmp")).any(packing) {
+        assert!(child.try_wait().unwrap().is_none(), "ended before weights were written");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn send(child: &Child, signal: libc::c_int) {
+    // SAFETY: a plain system call; the child has not been waited for, so its id is its own.
+    assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, signal) }, 0);
+}
+
+#[test]
+fn a_signal_while_weights_are_packed() {
+    let (large, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    large_checkpoint(large.path());
+    let path = out.path().join("a.dfz");
+    let start = || {
+        command(&["compile".as_ref(), large.path().as_os_str(), "-o".as_ref(), path.as_os_str(), "--json".as_ref()])
+            .spawn()
+            .unwrap()
+    };
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let mut child = start();
+        until_packing(&mut child, out.path());
+        send(&child, signal);
+        let result = wait(child);
+        assert_eq!(result.code, 130, "{result:?}");
+        assert_eq!(error_object(&result)["code"], "interrupted");
+        assert_eq!(names(out.path()), [""; 0], "something was left");
+    }
+    // Nobody can clean up after SIGKILL but the next one who writes there.
+    let mut child = start();
+    until_packing(&mut child, out.path());
+    send(&child, libc::SIGKILL);
+    wait(child);
+    assert_eq!(names(out.path()).len(), 1, "the temporary directory");
+    let again = deepfuse(&[
+        "compile".as_ref(),
+        checkpoint("tiny-v2").as_os_str(),
+        "-o".as_ref(),
+        path.as_os_str(),
+        "--json".as_ref(),
+    ]);
+    assert_eq!(object(&again)["schema"], "deepfuse.compile/1");
+    assert_eq!(names(out.path()), ["a.dfz"]);
+
+    // An artifact that is there survives a replacement that does not come to its end.
+    let before = fs::read(path.join("manifest.json")).unwrap();
+    let mut child = start();
+    until_packing(&mut child, out.path());
+    send(&child, libc::SIGINT);
+    assert_eq!(wait(child).code, 130);
+    assert_eq!(names(out.path()), ["a.dfz"]);
+    assert_eq!(fs::read(path.join("manifest.json")).unwrap(), before);
+}
+
+#[test]
+fn a_limit_of_the_file_size_in_mid_write() {
+    let out = tempfile::tempdir().unwrap();
+    let path = out.path().join("a.dfz");
+    let mut c = command(&[
+        "compile".as_ref(),
+        checkpoint("tiny-v2").as_os_str(),
+        "-o".as_ref(),
+        path.as_os_str(),
+        "--json".as_ref(),
+    ]);
+    // SAFETY: setrlimit is async-signal-safe and the structure is on the stack.
+    unsafe {
+        c.pre_exec(|| {
+            let limit = libc::rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 };
+            if libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) == 0 {
+                Ok(())
+            } else {
+                Err(std::io::Error::last_os_error())
+            }
+        });
+    }
+    let result = wait(c.spawn().unwrap());
+    let report = error_object(&result);
+    assert_eq!((result.code, report["code"].as_str()), (7, Some("artifact::disk-full")), "{result:?}");
+    assert!(report["file"].as_str().unwrap().contains("weights"), "{report}");
+    assert_eq!(names(out.path()), [""; 0], "something was left");
+}
+
+#[test]
+fn a_full_disk_is_seen_before_any_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = |args: &[&str]| Command::new("mount").args(args).arg(dir.path()).output();
+    let mounted = mount(&["-t", "tmpfs", "-o", "size=1m", "tmpfs"]);
+    if !mounted.as_ref().is_ok_and(|o| o.status.success()) {
+        eprintln!("skipped: no tmpfs can be mounted here: {mounted:?}");
+        return;
+    }
+    let path = dir.path().join("a.dfz");
+    let result = deepfuse(&[
+        "compile".as_ref(),
+        checkpoint("tiny-v2").as_os_str(),
+        "-o".as_ref(),
+        path.as_os_str(),
+        "--json".as_ref(),
+    ]);
+    let left = names(dir.path());
+    let unmounted = Command::new("umount").arg(dir.path()).status();
+    assert!(unmounted.is_ok_and(|s| s.success()));
+    let report = error_object(&result);
+    assert_eq!((result.code, report["code"].as_str()), (7, Some("artifact::space")), "{result:?}");
+    assert!(report["found"].as_str().unwrap().contains("available"), "{report}");
+    assert_eq!(left, [""; 0], "something was left");
+}
