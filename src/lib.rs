@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod error;
 pub mod output;
 pub mod pipeline;
+pub mod proof;
 pub mod text;
 pub mod weights;
 

@@ -55,7 +55,7 @@ enum Verb {
     Inspect(inspect::Args),
     /// Run passes of the compiler over a graph in text form
     Opt(opt::Args),
-    /// Check an artifact: digests, a reference's outputs, perplexity
+    /// Check an artifact: digests, the proof of its fusions, a reference's outputs, perplexity
     Verify(deepfuse_runtime::cli::verify::Args),
     /// Measure an artifact: tokens per second and a table of its kernels
     Bench(deepfuse_runtime::cli::bench::Args),
@@ -75,7 +75,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
     }
     let result = match cli.verb {
         Verb::Run(a) => return shared(deepfuse_runtime::cli::run::main(&a, json)),
-        Verb::Verify(a) => return shared(deepfuse_runtime::cli::verify::main(&a, json)),
+        Verb::Verify(a) => return shared(deepfuse_runtime::cli::verify::main_with(&a, json, &deepfuse::proof::checks)),
         Verb::Bench(a) => return shared(deepfuse_runtime::cli::bench::main(&a, json)),
         Verb::Doctor(a) => return shared(deepfuse_runtime::cli::doctor::main(&a, json)),
         Verb::Compile(a) => compile::run(&a, json),

@@ -2,7 +2,7 @@
 
 use super::{note, options, print};
 use crate::golden::Golden;
-use crate::verify::{Check, Settings, Verdict, against_golden, integrity, perplexity};
+use crate::verify::{Check, Extra, Settings, Verdict, add, against_golden, integrity, nothing_more, perplexity};
 use crate::{Artifact, Error};
 use deepfuse_artifact::interrupt;
 use std::fmt::Write;
@@ -42,10 +42,15 @@ pub struct Args {
 /// Prints all checks. Exit code 1 if one failed, weights that are damaged among them; an artifact that cannot even be opened (a section, the
 /// manifest, a header or a size is not as written) is 5.
 pub fn main(args: &Args, json: bool) -> u8 {
-    super::finish(run(args, json), json)
+    main_with(args, json, &nothing_more)
 }
 
-fn run(args: &Args, json: bool) -> Result<bool, Error> {
+/// [`main`] with further checks.
+pub fn main_with(args: &Args, json: bool, extra: Extra<'_>) -> u8 {
+    super::finish(run(args, json, extra), json)
+}
+
+fn run(args: &Args, json: bool, extra: Extra<'_>) -> Result<bool, Error> {
     if args.tolerance.is_some_and(|t| t.is_nan() || t < 0.0) {
         return Err(Error::Usage("--tolerance is a number from 0 on".into()));
     }
@@ -63,6 +68,7 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
     }
     let options = options(args.threads, args.prefill_chunk, args.force_bucket.clone());
     let mut checks = integrity(&artifact, options.threads as usize, interrupt::flag())?;
+    add(&mut checks, extra(&artifact));
     let sound = checks.iter().all(|c| c.ok || c.name == "target");
     if sound && let Some(golden) = &golden {
         let settings = Settings { options: options.clone(), tolerance: args.tolerance, sequences: args.sequences };

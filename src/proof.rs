@@ -1,0 +1,82 @@
+//! The proof of an artifact's fusions.
+
+use deepfuse_artifact::manifest::section;
+use deepfuse_passes::check::check_text;
+use deepfuse_passes::fuse::Numerics;
+use deepfuse_runtime::Artifact;
+use deepfuse_runtime::verify::Check;
+
+/// Replays the certificate of an artifact.
+pub fn checks(artifact: &Artifact) -> Vec<Check> {
+    let (ok, detail) = match replay(artifact) {
+        Ok(told) => (true, told),
+        Err(why) => (false, why),
+    };
+    vec![Check::new("certificate", ok, detail)]
+}
+
+/// What was replayed, or what is not proved.
+fn replay(artifact: &Artifact) -> Result<String, String> {
+    let class = &artifact.manifest().numerics.class;
+    let limit: Numerics =
+        class.parse().map_err(|()| format!("the manifest names an unknown numeric class `{class}`"))?;
+    let bytes = artifact.section(section::CERTIFICATE).ok_or("the artifact has none")?;
+    let text = std::str::from_utf8(bytes).map_err(|e| e.to_string())?;
+    let report = check_text(text, limit).map_err(|e| e.to_string())?;
+    if !report.buckets.iter().eq(artifact.plan().buckets.iter().map(|b| &b.name)) {
+        return Err(format!("it is of the buckets {}, the plan has others", report.buckets.join(", ")));
+    }
+    Ok(format!(
+        "replayed: {} steps, {} layer classes, up to `{}`",
+        report.steps,
+        report.classes,
+        report.furthest.name()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::{Request, compile, output};
+    use deepfuse_codegen::x86::targets;
+    use deepfuse_frontend::Activations;
+    use deepfuse_passes::fuse::{Certificate, Numerics};
+    use std::path::Path;
+
+    /// What is said of an artifact whose compiler changed the certificate.
+    fn said(change: &dyn Fn(&mut Certificate)) -> (bool, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let req = Request {
+            checkpoint: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints/tiny-v2/config.json"),
+            out: dir.path().join("m.dfz"),
+            target: targets::named("x86-avx2").unwrap(),
+            activations: Activations::Bf16,
+            numerics: Numerics::Requantizes,
+            shapes_only: true,
+            disabled_rules: vec![],
+            memory: None,
+            jobs: 1,
+        };
+        let mut compiled = compile(&req, &mut |_| ()).unwrap();
+        change(&mut compiled.fused.certificate);
+        output::write(&compiled, &req, &mut |_| ()).unwrap();
+        let checks = checks(&Artifact::open(&req.out).unwrap());
+        assert_eq!((checks.len(), checks[0].name), (1, "certificate"));
+        (checks[0].ok, checks[0].detail.clone().unwrap())
+    }
+
+    #[test]
+    fn certificates_of_artifacts_are_replayed() {
+        let (ok, detail) = said(&|_| ());
+        assert!(ok && detail.starts_with("replayed: ") && detail.contains("3 layer classes"), "{detail}");
+        let (ok, detail) = said(&|c| c.classes[1].steps[0].class = Numerics::Approximates);
+        assert!(!ok && detail.starts_with("class 1, step 0: stated to be `approximates`"), "{detail}");
+        let (ok, detail) = said(&|c| c.numerics = Numerics::Approximates);
+        assert!(!ok && detail.contains("`approximates` is beyond the limit `requantizes`"), "{detail}");
+        let forget = |c: &mut Certificate| c.classes.iter_mut().for_each(|c| drop(c.fused.shift_remove("decode")));
+        let (ok, detail) = said(&forget);
+        assert!(!ok && detail.contains("the plan has others"), "{detail}");
+    }
+}
