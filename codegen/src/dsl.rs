@@ -14,7 +14,6 @@ use std::ops;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Elem {
     I1,
-    I8,
     I16,
     I32,
     I64,
@@ -29,7 +28,6 @@ impl Elem {
     fn name(self) -> &'static str {
         match self {
             Self::I1 => "i1",
-            Self::I8 => "i8",
             Self::I16 => "i16",
             Self::I32 => "i32",
             Self::I64 => "i64",
@@ -44,7 +42,6 @@ impl Elem {
     fn bits(self) -> u32 {
         match self {
             Self::I1 => 1,
-            Self::I8 => 8,
             Self::I16 | Self::F16 | Self::Bf16 => 16,
             Self::I32 | Self::F32 => 32,
             Self::I64 | Self::F64 | Self::Ptr => 64,
@@ -64,7 +61,6 @@ pub struct Ty {
 }
 
 pub const I1: Ty = Ty::scalar(Elem::I1);
-pub const I8: Ty = Ty::scalar(Elem::I8);
 pub const I16: Ty = Ty::scalar(Elem::I16);
 pub const I32: Ty = Ty::scalar(Elem::I32);
 pub const I64: Ty = Ty::scalar(Elem::I64);
@@ -140,6 +136,7 @@ pub struct Var<'a> {
 }
 
 /// What the instruction set offers beyond plain x86-64.
+#[allow(clippy::struct_excessive_bools)] // each is one fact about a CPU
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Caps {
     /// AVX2, FMA and F16C: the x86-64-v3 level.
@@ -479,9 +476,6 @@ impl<'a> Val<'a> {
     pub fn lt(self, other: Self) -> Self {
         self.compare("slt", "olt", other)
     }
-    pub fn le(self, other: Self) -> Self {
-        self.compare("sle", "ole", other)
-    }
     pub fn gt(self, other: Self) -> Self {
         self.compare("sgt", "ogt", other)
     }
@@ -562,11 +556,6 @@ impl<'a> Val<'a> {
         self.cast("fptosi", self.ty.with(elem))
     }
 
-    /// An address from its number.
-    pub fn to_ptr(self) -> Self {
-        self.cast("inttoptr", PTR)
-    }
-
     /// Every lane this scalar.
     pub fn splat(self, lanes: u32) -> Self {
         assert_eq!(self.ty.lanes, 1, "a splat is of a scalar");
@@ -601,10 +590,6 @@ impl<'a> Val<'a> {
 
     pub fn sqrt(self) -> Self {
         self.f.call(&format!("llvm.sqrt.{}", self.ty.mangled()), self.ty, &[self])
-    }
-
-    pub fn abs(self) -> Self {
-        self.f.call(&format!("llvm.fabs.{}", self.ty.mangled()), self.ty, &[self])
     }
 
     /// Sum of the lanes, as a tree.
@@ -708,9 +693,9 @@ macro_rules! operator {
     };
 }
 
-operator!(Add, add, "add", "fadd", |a, b| a.wrapping_add(b), Some(0));
-operator!(Sub, sub, "sub", "fsub", |a, b| a.wrapping_sub(b), Some(0));
-operator!(Mul, mul, "mul", "fmul", |a, b| a.wrapping_mul(b), Some(1));
+operator!(Add, add, "add", "fadd", i64::wrapping_add, Some(0));
+operator!(Sub, sub, "sub", "fsub", i64::wrapping_sub, Some(0));
+operator!(Mul, mul, "mul", "fmul", i64::wrapping_mul, Some(1));
 operator!(Div, div, "udiv", "fdiv", |a, b| a / b, Some(1));
 operator!(Rem, rem, "urem", "", |a, b| a % b, None);
 operator!(Shl, shl, "shl", "", |a, b| a << b, Some(0));

@@ -142,7 +142,7 @@ pub fn by16<'a>(f: &'a Fx, n: u64, mut body: impl FnMut(Val<'a>, u32)) {
     } else {
         f.range(f.i(0), f.i(full * 16), 16, |i| body(i, 16));
     }
-    if n % 16 != 0 {
+    if !n.is_multiple_of(16) {
         body(f.i(full * 16), (n % 16) as u32);
     }
 }

@@ -7,6 +7,9 @@ use common::*;
 use deepfuse_ir::*;
 
 fn run(op: Op, args: Vec<Arg>, sizes: Sizes, tolerance: f32) {
+    // Weights are rounded to bf16 before they meet bf16 values, as the plain graph rounds them.
+    let rounded = args[0].value.dtype == DType::Bf16;
+    let tolerance = if rounded { 2e-3 } else { tolerance };
     let case = Case { op, attrs: attrs(&[("scale", real(0.2))]), args, sizes };
     for target in targets() {
         case.check(&target, close(tolerance));

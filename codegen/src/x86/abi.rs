@@ -102,6 +102,18 @@ impl<'a> Kernel<'a> {
         self.f.range(lo, hi, 1, body);
     }
 
+    /// Runs `body(i)` for this worker's part of `0..n`, dealt out round robin: for items of unequal size.
+    pub fn deal(&self, n: Val<'a>, body: impl FnOnce(Val<'a>)) {
+        let next = self.f.var(self.worker);
+        self.f.repeat(
+            || next.get().lt(n),
+            || {
+                body(next.get());
+                next.add(self.workers);
+            },
+        );
+    }
+
     pub fn symbol(&self, s: Symbol) -> Val<'a> {
         self.args.plus(8 * s as u64).load(I64, 8)
     }

@@ -33,10 +33,11 @@ fn peak(spec: &KernelSpec, target: &Target) -> f64 {
         Op::Linear | Op::HeadLinear | Op::Swiglu | Op::Route => gemm(1),
         Op::ExpertSwiglu => gemm(2),
         Op::ExpertDown => gemm(3),
+        Op::MlaAbsorbed if dot => 0.78 * target.flops_bf16,
+        Op::MlaExpanded if dot => 0.65 * target.flops_bf16,
         Op::MlaAbsorbed | Op::MlaExpanded => 0.5 * target.flops_f32,
-        // One row at a time: every token reads its experts' matrices.
-        Op::ExpertLinear => 0.1 * target.flops_f32,
         Op::Einsum => 0.2 * target.flops_f32,
+        // `expert_linear` among them: one row at a time, every token reads its experts' matrices.
         _ => 0.1 * target.flops_f32,
     }
 }

@@ -24,9 +24,7 @@ impl Library {
             }
             let path = CString::new(format!("/proc/self/fd/{fd}")).unwrap();
             let handle = libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
-            if handle.is_null() {
-                panic!("dlopen: {}", CStr::from_ptr(libc::dlerror()).to_string_lossy());
-            }
+            assert!(!handle.is_null(), "dlopen: {}", CStr::from_ptr(libc::dlerror()).to_string_lossy());
             Self(handle, fd)
         }
     }

@@ -132,24 +132,21 @@ impl Arg {
         let mut values = vec![];
         let mut bytes = vec![];
         for _ in 0..count {
-            match dtype {
-                DType::Quant(_) => {
-                    let codes: Vec<u8> =
-                        (0..n * k).map(|_| r.below(256) as u8).map(|c| if c & 0x7f == 0x7f { 0 } else { c }).collect();
-                    let across = k.div_ceil(128);
-                    let scales: Vec<f32> = (0..n.div_ceil(128) * across).map(|_| (r.unit() + 1.5) / 300.0).collect();
-                    for (i, c) in codes.iter().enumerate() {
-                        let scale = scales[i / k / 128 * across + i % k / 128];
-                        values.push(tensor::e4m3_value(*c) * scale);
-                    }
-                    bytes.extend(pack::matrix(&codes, n, k, 1, &scales));
+            if let DType::Quant(_) = dtype {
+                let codes: Vec<u8> =
+                    (0..n * k).map(|_| r.below(256) as u8).map(|c| if c & 0x7f == 0x7f { 0 } else { c }).collect();
+                let across = k.div_ceil(128);
+                let scales: Vec<f32> = (0..n.div_ceil(128) * across).map(|_| (r.unit() + 1.5) / 300.0).collect();
+                for (i, c) in codes.iter().enumerate() {
+                    let scale = scales[i / k / 128 * across + i % k / 128];
+                    values.push(tensor::e4m3_value(*c) * scale);
                 }
-                _ => {
-                    let w = Tensor::float(dtype, &[n, k], (0..n * k).map(|_| r.unit()).collect());
-                    values.extend_from_slice(w.floats());
-                    let size = dtype.bytes().unwrap() as usize;
-                    bytes.extend(pack::matrix(&encode(dtype, &w.data), n, k, size, &[]));
-                }
+                bytes.extend(pack::matrix(&codes, n, k, 1, &scales));
+            } else {
+                let w = Tensor::float(dtype, &[n, k], (0..n * k).map(|_| r.unit()).collect());
+                values.extend_from_slice(w.floats());
+                let size = dtype.bytes().unwrap() as usize;
+                bytes.extend(pack::matrix(&encode(dtype, &w.data), n, k, size, &[]));
             }
         }
         let ty = TensorType::new(dtype, shape.iter().map(|d| dim(*d as u64)));

@@ -20,6 +20,7 @@ use crate::mem::{Mem, Store, by16};
 use crate::x86::abi::{Kernel, View};
 
 /// What the three kernels share.
+#[allow(clippy::struct_field_names)] // the number of experts is called that everywhere
 struct Experts<'a, 'k> {
     k: &'k Kernel<'a>,
     x: View<'a>,
@@ -122,7 +123,7 @@ impl<'a, 'k> Experts<'a, 'k> {
     }
 
     fn rows(&self, first: Val<'a>) -> Rows<'a> {
-        Rows { mem: self.gathered, stride: self.stride }.from_row(first)
+        Rows { mem: self.gathered, stride: self.stride }.starting_at(first)
     }
 }
 

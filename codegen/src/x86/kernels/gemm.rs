@@ -107,7 +107,7 @@ impl<'a> Gemm<'a> {
         let sums = Mem::new(f.stack(V16, CHUNK_ROWS * vectors), Store::F32);
         f.range(f.i(0), count, CHUNK_ROWS as i64, |first| {
             let here = (count - first).min(f.i(CHUNK_ROWS));
-            let chunk = rows.from_row(first);
+            let chunk = rows.starting_at(first);
             f.range(f.i(0), here * vectors, 1, |i| sums.at(i * 16i64).set_lanes(f.zero(V16), 16));
             let add = |from: Val<'a>, k: u64| {
                 let rows = Rows { mem: chunk.mem.at(from), ..chunk };
@@ -158,7 +158,7 @@ impl<'a> Gemm<'a> {
         let start = sums.map(|(mem, stride)| (mem.at(row * stride), stride));
         let places: Vec<u64> = (0..pass.matrices.len()).flat_map(|m| here.iter().map(move |j| place(m, *j))).collect();
         let prefetch = if height <= 8 { self.prefetch } else { 0 };
-        let (f, mode, k, rows) = (self.f, self.mode, pass.k, pass.rows.from_row(row));
+        let (f, mode, k, rows) = (self.f, self.mode, pass.k, pass.rows.starting_at(row));
         let tile = Tile {
             f,
             mode,
@@ -201,9 +201,9 @@ impl<'a> Gemm<'a> {
             };
             // What is left is less than the shape above: this one may run more than once only if that is twice as high.
             if above <= 2 * height {
-                f.when(fits(), body)
+                f.when(fits(), body);
             } else {
-                f.repeat(fits, body)
+                f.repeat(fits, body);
             }
             above = height;
         }
@@ -251,7 +251,7 @@ fn shapes(caps: Caps, mode: Mode, weight: Weight, matrices: u32, rows: u32, pane
 
 /// Stores 16 columns of a row from `panel` on; the last panel of a matrix with `n` columns may have fewer.
 pub fn store_panel<'a>(f: &'a Fx, n: u64, panel: Val<'a>, each: impl Fn(u32)) {
-    if n % 16 == 0 {
+    if n.is_multiple_of(16) {
         return each(16);
     }
     let last = panel.eq(f.i(n / 16));

@@ -1,154 +1,127 @@
-//! `mla_absorbed`, `mla_expanded`: attention with a running maximum and sum ("online softmax"), scores never in memory.
+//! `mla_absorbed`, `mla_expanded`: which query rows meet which context rows. The arithmetic is in [`super::attention`].
 //!
-//!     s[x] = scale (q . k[x] + qr . kr[x]),  y = sum_x softmax(s)[x] v[x]        over the visible rows x of the token's sequence
+//! * absorbed: a work item is 8 heads of a token; keys and values are the cached rows themselves, found page by page
+//! * expanded: a work item is a head of 32 tokens; keys and values were rebuilt for the context axis. Tokens of several sequences in
+//!   one item are taken run by run
 //!
-//! Work items are (token, head). A block is the 64 rows of one page; its scores lie on the stack.
+//! Items are dealt out round robin: later tokens see more context, so contiguous shares would be unequal.
 
+use super::attention::{Attention, BLOCK, Context, Rows, Shape, Widths};
 use super::rope_cache::Slots;
-use super::walk::{state, unflatten};
+use super::walk::state;
 use crate::EmitError;
 use crate::dsl::*;
-use crate::math;
-use crate::mem::{Mem, Store, by16};
 use crate::x86::abi::{Kernel, View};
 
-const BLOCK: u64 = 64;
-
-/// A row of the context: the parts that the scores and the result are made of.
-struct Context<'a> {
-    key: Mem<'a>,
-    rotated: Mem<'a>,
-    value: Mem<'a>,
-}
-
-struct Attention<'a, 'k> {
-    k: &'k Kernel<'a>,
-    q: View<'a>,
-    qr: View<'a>,
-    y: View<'a>,
-    scale: f64,
-    /// Widths of key, rotated key and value.
-    widths: [u64; 3],
-}
+/// Heads of a work item of the absorbed form.
+const GROUP: u64 = 8;
+/// Tokens of a work item of the expanded form: enough to pay for the copy of the context rows.
+const TOKENS: u64 = 128;
 
 pub fn absorbed(k: &Kernel<'_>) -> Result<u32, EmitError> {
-    let ((cache, width), paging) = (state(k, 2)?, Slots::new(k, 3)?);
-    let (latent, rotated) = (k.fixed(0, 2)?, k.fixed(1, 2)?);
-    let a = Attention::new(k, [latent, rotated, latent])?;
+    let ((cache, stride), slots) = (state(k, 2)?, Slots::new(k, 3)?);
+    let (q, qr, y) = queries(k)?;
+    let (heads, latent, rotated) = (k.fixed(0, 1)?, k.fixed(0, 2)?, k.fixed(1, 2)?);
+    let (f, group) = (k.f, GROUP.min(heads));
+    let groups = heads.div_ceil(group);
+    let widths = Widths { key: latent, rotated, value: latent };
+    let shape = Shape { rows: group, widths, scale: k.float("scale")?, copy: false };
+    let a = Attention::new(f, q.mem.store, shape);
     k.phase(0, || {
-        a.run(&paging.pos, |t, _, block| {
-            let s = paging.seq.at(&[t]).index();
-            let page = paging.pages.at(&[paging.page_start.at(&[s]).index() + block]).index();
-            let start = cache.at(page * (BLOCK * width));
-            Box::new(move |x: Val<'_>| {
-                let row = start.at(x * width);
-                Context { key: row, rotated: row.plus(latent), value: row }
-            })
+        k.deal(y.dims[0] * groups, |item| {
+            let (t, first) = (item / groups, item % groups * group);
+            let limit = slots.pos.at(&[t]).index() + 1i64;
+            // A last group of fewer heads repeats the last head.
+            f.count(group, |r| {
+                let index = [t, within(first, r, heads)];
+                a.load(r, q.at(&index), qr.at(&index), limit);
+            });
+            let first_page = slots.page_start.at(&[slots.seq.at(&[t]).index()]).index();
+            a.run(f.i(group), limit, |block| {
+                let page = slots.pages.at(&[first_page + block]).index();
+                let mem = cache.at(page * (BLOCK * stride));
+                let rows = |offset: u64| Rows { mem: mem.plus(offset), stride };
+                Context { key: rows(0), rotated: rows(latent), value: rows(0) }
+            });
+            f.count(group, |r| a.store(r, y.at(&[t, within(first, r, heads)])));
         });
     });
     Ok(1)
+}
+
+/// `min(first + r, count - 1)`.
+fn within<'a>(first: Val<'a>, r: Val<'a>, count: u64) -> Val<'a> {
+    (first + r).min(first.fx().i(count - 1))
 }
 
 pub fn expanded(k: &Kernel<'_>) -> Result<u32, EmitError> {
     let [key, value, rotated] = [k.input(2)?, k.input(3)?, k.input(4)?];
     let (pos, seq, page_start) = (k.input(5)?, k.input(6)?, k.input(7)?);
+    let (q, qr, y) = queries(k)?;
     for (v, what) in [(&key, "k"), (&value, "v"), (&rotated, "kr")] {
         v.dense_rows(k, what)?;
     }
-    let a = Attention::new(k, [k.fixed(0, 2)?, k.fixed(1, 2)?, k.fixed(3, 2)?])?;
-    let strides = [&key, &value, &rotated].map(|v| v.strides[0]);
+    let stride = |v: &View<'_>| v.fixed_stride(0).ok_or_else(|| k.unsupported("context rows must be a known number of elements apart"));
+    let strides = [stride(&key)?, stride(&value)?, stride(&rotated)?];
+    let heads = k.fixed(0, 1)?;
+    let widths = Widths { key: k.fixed(0, 2)?, rotated: k.fixed(1, 2)?, value: k.fixed(3, 2)? };
+    let f = k.f;
+    let shape = Shape { rows: TOKENS, widths, scale: k.float("scale")?, copy: true };
+    let a = Attention::new(f, q.mem.store, shape);
+    let tokens = y.dims[0];
     k.phase(0, || {
-        a.run(&pos, |t, h, block| {
-            let s = seq.at(&[t]).index();
-            let first = (page_start.at(&[s]).index() + block) * BLOCK;
-            let (key, value, rotated) = (key.at(&[first, h]), value.at(&[first, h]), rotated.at(&[first]));
-            Box::new(move |x: Val<'_>| Context {
-                key: key.at(x * strides[0]),
-                rotated: rotated.at(x * strides[2]),
-                value: value.at(x * strides[1]),
-            })
+        k.deal((tokens + (TOKENS - 1)) / TOKENS * heads, |item| {
+            let (begin, h) = (item / heads * TOKENS, item % heads);
+            let end = (begin + TOKENS).min(tokens);
+            let at = f.var(begin);
+            f.repeat(
+                || at.get().lt(end),
+                || {
+                    let first = at.get();
+                    let s = seq.at(&[first]).index();
+                    let last = run_end(f, &seq, first, end) - 1i64;
+                    let most = f.var(f.i(0));
+                    // Tiles have 8 rows: the last one repeats the last token.
+                    let active = (last - first + 8i64) / 8i64 * 8i64;
+                    f.range(f.i(0), active, 1, |r| {
+                        let t = (first + r).min(last);
+                        let limit = pos.at(&[t]).index() + 1i64;
+                        most.set(most.get().max(limit));
+                        a.load(r, q.at(&[t, h]), qr.at(&[t, h]), limit);
+                    });
+                    let start = page_start.at(&[s]).index() * BLOCK;
+                    a.run(active, most.get(), |block| {
+                        let x = start + block * BLOCK;
+                        Context {
+                            key: Rows { mem: key.at(&[x, h]), stride: strides[0] },
+                            rotated: Rows { mem: rotated.at(&[x]), stride: strides[2] },
+                            value: Rows { mem: value.at(&[x, h]), stride: strides[1] },
+                        }
+                    });
+                    f.range(f.i(0), last - first + 1i64, 1, |r| a.store(r, y.at(&[first + r, h])));
+                    at.set(last + 1i64);
+                },
+            );
         });
     });
     Ok(1)
 }
 
-impl<'a, 'k> Attention<'a, 'k> {
-    fn new(k: &'k Kernel<'a>, widths: [u64; 3]) -> Result<Self, EmitError> {
-        let (q, qr, y) = (k.input(0)?, k.input(1)?, k.output(0)?);
-        q.dense_rows(k, "q")?;
-        qr.dense_rows(k, "qr")?;
-        Ok(Self { k, q, qr, y, scale: k.float("scale")?, widths })
-    }
+/// The first token from `first` on, up to `end`, of another sequence.
+fn run_end<'a>(f: &'a Fx, seq: &View<'a>, first: Val<'a>, end: Val<'a>) -> Val<'a> {
+    let s = seq.at(&[first]).index();
+    let (at, more) = (f.var(first + 1i64), f.var(f.int(I1, 1)));
+    f.range(first + 1i64, end, 1, |t| {
+        more.set(more.get() & seq.at(&[t]).index().eq(s));
+        at.add(more.get().zext(Elem::I64));
+    });
+    at.get()
+}
 
-    /// `context(t, h, block)` gives the rows of a block.
-    fn run(&self, pos: &View<'a>, context: impl Fn(Val<'a>, Val<'a>, Val<'a>) -> Box<dyn Fn(Val<'a>) -> Context<'a> + 'a>) {
-        let f = self.k.f;
-        let sums = Mem::new(f.stack(F32, self.widths[2].next_multiple_of(16)), Store::F32);
-        let scores = Mem::new(f.stack(F32, BLOCK), Store::F32);
-        let items = &self.y.dims[..2];
-        self.k.each(items[0] * items[1], |item| {
-            let index = unflatten(item, items);
-            let (t, h) = (index[0], index[1]);
-            let visible = pos.at(&[t]).index() + 1i64;
-            let (top, total) = (f.var(f.float(F32, f64::NEG_INFINITY)), f.var(f.zero(F32)));
-            by16(f, self.widths[2], |i, _| sums.at(i).set_lanes(f.zero(V16), 16));
-            f.range(f.i(0), (visible + (BLOCK - 1)) / BLOCK, 1, |block| {
-                let rows = (visible - block * BLOCK).min(f.i(BLOCK));
-                let context = context(t, h, block);
-                self.score(&index, rows, scores, &context);
-                self.accumulate(rows, scores, sums, [top, total], &context);
-            });
-            let inverse = (f.float(F32, 1.0) / total.get()).splat(16);
-            let to = self.y.at(&index);
-            by16(f, self.widths[2], |i, n| to.at(i).set_lanes(sums.at(i).get16(16) * inverse, n));
-        });
-    }
-
-    /// `scores[0..rows]`; the others become -inf.
-    fn score(&self, index: &[Val<'a>], rows: Val<'a>, scores: Mem<'a>, context: &dyn Fn(Val<'a>) -> Context<'a>) {
-        let f = self.k.f;
-        let (q, qr) = (self.q.at(index), self.qr.at(index));
-        by16(f, BLOCK, |i, _| scores.at(i).set_lanes(f.float(V16, f64::NEG_INFINITY), 16));
-        f.range(f.i(0), rows, 1, |x| {
-            let row = context(x);
-            let sum = f.var(f.zero(V16));
-            let dot = |a: Mem<'a>, b: Mem<'a>, n: u64| {
-                by16(f, n, |i, n| sum.set(a.at(i).get16(n).fma(b.at(i).get16(n), sum.get())));
-            };
-            dot(q, row.key, self.widths[0]);
-            dot(qr, row.rotated, self.widths[1]);
-            scores.at(x).set(sum.get().sum() * f64::from(self.scale as f32));
-        });
-    }
-
-    fn accumulate(
-        &self,
-        rows: Val<'a>,
-        scores: Mem<'a>,
-        sums: Mem<'a>,
-        [top, total]: [Var<'a>; 2],
-        context: &dyn Fn(Val<'a>) -> Context<'a>,
-    ) {
-        let f = self.k.f;
-        let part = |i: u64| scores.plus(16 * i).get16(16);
-        let largest = (1..BLOCK / 16).fold(part(0), |m, i| m.max(part(i))).largest().max(top.get());
-        let shrink = math::exp(top.get() - largest);
-        top.set(largest);
-        let sum = f.var(f.zero(V16));
-        for i in 0..BLOCK / 16 {
-            let p = math::exp(part(i) - largest.splat(16));
-            scores.plus(16 * i).set_lanes(p, 16);
-            sum.add(p);
-        }
-        total.set(total.get().fma(shrink, sum.get().sum()));
-        let shrink = shrink.splat(16);
-        by16(f, self.widths[2], |i, _| sums.at(i).set_lanes(sums.at(i).get16(16) * shrink, 16));
-        f.range(f.i(0), rows, 1, |x| {
-            let (row, p) = (context(x).value, scores.at(x).get().splat(16));
-            by16(f, self.widths[2], |i, n| {
-                let to = sums.at(i);
-                to.set_lanes(row.at(i).get16(n).fma(p, to.get16(16)), 16);
-            });
-        });
-    }
+/// Both query operands and the result.
+fn queries<'a>(k: &Kernel<'a>) -> Result<(View<'a>, View<'a>, View<'a>), EmitError> {
+    let (q, qr) = (k.input(0)?, k.input(1)?);
+    q.dense_rows(k, "q")?;
+    qr.dense_rows(k, "qr")?;
+    Ok((q, qr, k.output(0)?))
 }

@@ -35,7 +35,7 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    pub fn from_row(self, row: Val<'a>) -> Self {
+    pub fn starting_at(self, row: Val<'a>) -> Self {
         Self { mem: self.mem.at(row * self.stride), ..self }
     }
 }
@@ -85,10 +85,10 @@ impl<'a> Tile<'a, '_> {
     }
 
     fn load_start(&self, acc: &[Vec<Acc<'a>>]) {
-        for row in 0..self.count {
-            for p in 0..self.panels.len() {
-                if let Some(v) = self.start_of(row, p) {
-                    acc[row as usize][p][0].set(v);
+        for (row, sums) in (0..self.count).zip(acc) {
+            for (panel, sum) in sums.iter().enumerate() {
+                if let Some(v) = self.start_of(row, panel) {
+                    sum[0].set(v);
                 }
             }
         }
@@ -129,7 +129,7 @@ impl<'a> Tile<'a, '_> {
             self.panels.iter().map(one).collect()
         };
         f.count(self.k / 128, |block| self.pairs(block * 64i64, 128, &scales(block), acc));
-        if self.k % 128 != 0 {
+        if !self.k.is_multiple_of(128) {
             self.pairs(f.i(self.k / 128 * 64), self.k % 128, &scales(f.i(self.k / 128)), acc);
         }
     }
