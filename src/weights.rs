@@ -107,6 +107,9 @@ pub struct Findings {
     pub not_finite: Vec<(usize, u64)>,
 }
 
+/// Takes bytes of a weight, by its index.
+pub type Sink<'a> = dyn FnMut(usize, &[u8]) -> Result<(), WeightError> + Send + 'a;
+
 /// Streams weights in order, `jobs` threads at work, into `sink(weight, bytes)`. The bytes do not depend on `jobs`.
 ///
 /// At most `jobs` pieces of about 4 MB are in memory. The first error, in order, is returned and stops all work.
@@ -114,17 +117,17 @@ pub fn stream(
     weights: &[StoredWeight],
     tensors: &dyn Tensors,
     jobs: usize,
-    sink: &mut (dyn FnMut(usize, &[u8]) -> Result<(), WeightError> + Send),
+    sink: &mut Sink<'_>,
 ) -> Result<Findings, WeightError> {
     let mut work = vec![];
     for (i, w) in weights.iter().enumerate() {
         work.extend(pieces(w)?.into_iter().map(|p| (i, p)));
     }
-    struct Turn<'a> {
+    struct Turn<'a, 'b> {
         next: usize,
         failed: Option<WeightError>,
         findings: Findings,
-        sink: &'a mut (dyn FnMut(usize, &[u8]) -> Result<(), WeightError> + Send),
+        sink: &'a mut Sink<'b>,
     }
     let claimed = AtomicUsize::new(0);
     let turn = Mutex::new(Turn { next: 0, failed: None, findings: Findings::default(), sink });

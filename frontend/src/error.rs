@@ -158,7 +158,12 @@ impl Error {
     /// An error of the operating system on a path.
     pub(crate) fn io(path: &Path, source: &std::io::Error) -> Self {
         let code = if source.kind() == std::io::ErrorKind::NotFound { Code::NotFound } else { Code::Io };
-        Self::new(code, format!("cannot read: {source}")).file(path)
+        let e = Self::new(code, format!("cannot read: {source}")).file(path);
+        if code == Code::NotFound {
+            e.help("a checkpoint is a directory with config.json and *.safetensors; is the path right, the download complete?")
+        } else {
+            e
+        }
     }
 }
 

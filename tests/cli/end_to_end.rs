@@ -357,7 +357,7 @@ fn v3_by_shapes() {
     }
     let inspected = deepfuse(&["inspect".as_ref(), path.as_os_str()]);
     assert!(
-        inspected.code == 0 && inspected.stdout.contains("671.0 B") && inspected.stdout.contains("shapes only"),
+        inspected.code == 0 && inspected.stdout.contains("671.0 B") && inspected.stdout.contains("shapes-only"),
         "{inspected:?}"
     );
 }
