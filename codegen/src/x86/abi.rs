@@ -181,7 +181,8 @@ impl<'a> Kernel<'a> {
     }
 
     fn view(&self, t: &TensorType, base: Val<'a>, strides: Vec<Val<'a>>) -> Result<View<'a>, EmitError> {
-        let store = store_of(t.dtype).ok_or_else(|| self.unsupported(format!("{} outside a packed matrix", t.dtype)))?;
+        let store =
+            store_of(t.dtype).ok_or_else(|| self.unsupported(format!("{} outside a packed matrix", t.dtype)))?;
         let dims = t.shape.iter().map(|d| self.dim(d)).collect();
         Ok(View { mem: Mem::new(base, store), dims, strides })
     }
