@@ -271,8 +271,9 @@ impl<'a> Attention<'a> {
         let acc: Vec<Var<'a>> = (0..rows * columns).map(|_| f.var(f.zero(V16))).collect();
         let part = |rows_of: Rows<'a>, width: u64, offset: u64| {
             let keys: Vec<Mem<'a>> = (0..columns).map(|j| rows_of.row(x + j)).collect();
-            let queries: Vec<Mem<'a>> =
-                (0..rows).map(|r| self.query.at(first * self.query_width()).plus(r * self.query_width() + offset)).collect();
+            let queries: Vec<Mem<'a>> = (0..rows)
+                .map(|r| self.query.at(first * self.query_width()).plus(r * self.query_width() + offset))
+                .collect();
             pieces(f, width, |i, lanes| {
                 let keys: Vec<Vec<Val<'a>>> = keys.iter().map(|m| self.operand(m.at(i), lanes)).collect();
                 for (r, q) in queries.iter().enumerate() {
@@ -341,7 +342,8 @@ impl<'a> Attention<'a> {
             self.top.at(r).set_lanes(top, 16);
             self.shrink.at(r).set_lanes(shrink, 16);
             f.range(r, r + rows, 1, |row| {
-                let (top, scores, to) = (self.top.at(row).get().splat(16), self.scores.at(row * BLOCK), self.weights.at(row * BLOCK));
+                let (top, scores, to) =
+                    (self.top.at(row).get().splat(16), self.scores.at(row * BLOCK), self.weights.at(row * BLOCK));
                 let weight = |i: u64| {
                     let p = to.round(math::exp(scores.plus(16 * i).get16(16) - top));
                     to.plus(16 * i).set_lanes(p, 16);
