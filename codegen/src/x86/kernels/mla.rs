@@ -61,7 +61,9 @@ pub fn expanded(k: &Kernel<'_>) -> Result<u32, EmitError> {
     for (v, what) in [(&key, "k"), (&value, "v"), (&rotated, "kr")] {
         v.dense_rows(k, what)?;
     }
-    let stride = |v: &View<'_>| v.fixed_stride(0).ok_or_else(|| k.unsupported("context rows must be a known number of elements apart"));
+    let stride = |v: &View<'_>| {
+        v.fixed_stride(0).ok_or_else(|| k.unsupported("context rows must be a known number of elements apart"))
+    };
     let strides = [stride(&key)?, stride(&value)?, stride(&rotated)?];
     let heads = k.fixed(0, 1)?;
     let widths = Widths { key: k.fixed(0, 2)?, rotated: k.fixed(1, 2)?, value: k.fixed(3, 2)? };
