@@ -80,7 +80,8 @@ fn expanded() {
                 let (qn, qr) = (tensor(T(), t, n, d), tensor(T(), t, n, e));
                 let (k, value) = (tensor(context, x, n, d), tensor(context, x, n, v));
                 let kr = Arg::random(&mut r, dtype, &[context, dim(e)], &[x, e as usize]);
-                let args = vec![qn.with_gap(4), qr, k.with_gap(8), value.with_gap(6), kr.with_gap(2), pos, seq, page_start];
+                let args =
+                    vec![qn.with_gap(4), qr, k.with_gap(8), value.with_gap(6), kr.with_gap(2), pos, seq, page_start];
                 run(Op::MlaExpanded, args, sizes, 1e-4);
             }
         }
