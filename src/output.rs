@@ -5,15 +5,15 @@ use crate::pipeline::{Compiled, ModelTensors, Request};
 use crate::weights::{WeightError, stream};
 use deepfuse_artifact::elements::{Element, Elements};
 use deepfuse_artifact::manifest::{ModelInfo, NumericsInfo, TargetInfo, TokensInfo, section};
-use deepfuse_artifact::report::{Report, exit};
 use deepfuse_artifact::plan::Plan;
-use deepfuse_artifact::writer::{About, ArtifactWriter, SECTIONS_RESERVE_BYTES, check_output};
+use deepfuse_artifact::report::{Report, exit};
 use deepfuse_artifact::weights::WeightDecl;
+use deepfuse_artifact::writer::{About, ArtifactWriter, SECTIONS_RESERVE_BYTES, check_output};
 use deepfuse_frontend::{Activations, Family, Model, read_limited};
-use std::sync::atomic::{AtomicU64, Ordering};
 use deepfuse_ir::weights::StoredWeight;
 use deepfuse_ir::{Code, DType, Layout, PAGE_TOKENS, Quant};
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Tokens of a step that memory needs are quoted for.
 pub const TYPICAL_TOKENS: u64 = 512;
@@ -55,14 +55,27 @@ pub fn needs(model: &Model, plan: &Plan, req: &Request) -> Result<Needs, Error> 
     let pages = context.div_ceil(PAGE_TOKENS);
     let cache = pages * PAGE_TOKENS * plan.states.iter().map(|s| s.row_bytes).sum::<u64>();
     let activations = deepfuse_passes::plan::activation_bytes(plan, TYPICAL_TOKENS, pages, 1, 1);
-    let needs = Needs { disk: if req.shapes_only { 0 } else { weights } + SECTIONS_RESERVE_BYTES, weights, activations, cache, context };
+    let needs = Needs {
+        disk: if req.shapes_only { 0 } else { weights } + SECTIONS_RESERVE_BYTES,
+        weights,
+        activations,
+        cache,
+        context,
+    };
     check_output(&req.out, needs.disk - SECTIONS_RESERVE_BYTES)?;
     let total = weights + activations + cache;
     match req.memory.filter(|limit| total > *limit) {
-        Some(limit) => Err(Report::new("memory::limit", exit::RESOURCES, "running this model needs more memory than --memory allows")
-            .values(format!("at most {limit} bytes"), format!("{total} bytes: weights {weights}, activations {activations}, cache {cache}"))
-            .help("raise --memory, or use a smaller model")
-            .into()),
+        Some(limit) => Err(Report::new(
+            "memory::limit",
+            exit::RESOURCES,
+            "running this model needs more memory than --memory allows",
+        )
+        .values(
+            format!("at most {limit} bytes"),
+            format!("{total} bytes: weights {weights}, activations {activations}, cache {cache}"),
+        )
+        .help("raise --memory, or use a smaller model")
+        .into()),
         None => Ok(needs),
     }
 }
@@ -103,7 +116,12 @@ pub fn write(c: &Compiled, req: &Request, progress: &mut (dyn FnMut(u64) + Send)
     })
 }
 
-fn weights(c: &Compiled, req: &Request, writer: &mut ArtifactWriter, progress: &mut (dyn FnMut(u64) + Send)) -> Result<Vec<String>, Error> {
+fn weights(
+    c: &Compiled,
+    req: &Request,
+    writer: &mut ArtifactWriter,
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<Vec<String>, Error> {
     let stored: Vec<StoredWeight> = c.weights.iter().cloned().collect();
     let declare = |(row, w): (&deepfuse_artifact::plan::Weight, &StoredWeight)| WeightDecl {
         name: row.name.clone(),
@@ -153,14 +171,16 @@ fn elements(w: &StoredWeight) -> Elements {
         Layout::Dense | Layout::Strided(_) => rows * cols,
     };
     let scales = q.blocks(rows, cols).iter().product::<u64>() * 4;
-    Elements::runs(&[(element, codes.next_multiple_of(64)), (Element::F32, scales.next_multiple_of(64))]).unwrap_or_else(|| Elements::all(element))
+    Elements::runs(&[(element, codes.next_multiple_of(64)), (Element::F32, scales.next_multiple_of(64))])
+        .unwrap_or_else(|| Elements::all(element))
 }
 
 fn choices(c: &Compiled) -> String {
     let mut text = String::new();
     for (row, choice) in c.planned.plan.kernels.iter().zip(&c.choices) {
         let (basis, nanos) = (choice.basis.name(), choice.nanos);
-        writeln!(text, "{}: {} by {basis} {nanos:.0} ns of {}", row.symbol, choice.variant, choice.candidates).expect("a string takes all text");
+        writeln!(text, "{}: {} by {basis} {nanos:.0} ns of {}", row.symbol, choice.variant, choice.candidates)
+            .expect("a string takes all text");
     }
     text
 }
