@@ -8,5 +8,6 @@ pub mod fuse;
 pub mod plan;
 pub mod select;
 pub mod stored;
+pub mod why;
 
 pub use canonicalize::canonicalize;

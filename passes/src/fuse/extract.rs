@@ -23,6 +23,16 @@ pub struct Cost {
 }
 
 impl Cost {
+    /// Time of the kernels, nanoseconds.
+    pub fn nanos(self) -> f64 {
+        self.picos as f64 / 1e3
+    }
+
+    /// The charge for weights that no earlier bucket stores, which is added when forms are compared, nanoseconds.
+    pub fn charge_nanos(self) -> f64 {
+        stored_charge_nanos(self.stored_anew)
+    }
+
     /// Time and charge, then bytes, then nodes.
     fn key(self) -> (u64, u64, u64) {
         (self.picos.saturating_add(self.stored_anew.saturating_mul(STORED_PICOS_PER_BYTE)), self.stored, self.nodes)
@@ -75,9 +85,19 @@ pub fn extract(problem: &Problem) -> Result<(Choice, Cost), usize> {
     Ok(best.expect("the choice by tree cost has no cycle"))
 }
 
+/// The charge for storing so many bytes of weights anew, nanoseconds.
+pub fn stored_charge_nanos(bytes: u64) -> f64 {
+    bytes.saturating_mul(STORED_PICOS_PER_BYTE) as f64 / 1e3
+}
+
+/// Which classes a choice needs.
+pub fn reached(problem: &Problem, choice: &Choice) -> Vec<bool> {
+    evaluate_from(problem, choice, &problem.roots).map_or_else(|| vec![false; choice.len()], |(_, reached)| reached)
+}
+
 /// Classes that the choice stores as weights.
 pub fn stored_classes(problem: &Problem, choice: &Choice) -> BTreeSet<usize> {
-    let reached = evaluate_from(problem, choice, &problem.roots).map(|(_, reached)| reached).unwrap_or_default();
+    let reached = reached(problem, choice);
     let chosen = problem.classes.iter().zip(choice).zip(reached).filter(|(_, reached)| *reached);
     let candidates = chosen.filter_map(|((candidates, i), _)| candidates.get((*i)?));
     candidates.flat_map(|c| c.stored.iter().map(|(class, _)| *class)).collect()

@@ -4,6 +4,7 @@ mod analysis;
 pub mod certificate;
 mod classes;
 mod extract;
+mod forced;
 pub(crate) mod language;
 mod region;
 mod report;
@@ -13,7 +14,8 @@ mod splice;
 pub(crate) mod words;
 
 pub use certificate::{Certificate, CertificateError, ClassCertificate, Direction, Step, Term};
-pub use extract::Cost;
+pub use extract::{Cost, stored_charge_nanos};
+pub use forced::forced;
 pub use report::{BucketReport, ClassReport, Form, FuseReport};
 pub use saturate::{ITERATION_LIMIT, NODE_LIMIT, RuleStats, Stop};
 

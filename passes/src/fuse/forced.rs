@@ -1,0 +1,43 @@
+//! What a form would cost that must use a rule.
+
+use super::extract::{extract, reached};
+use super::region::{Origin, plain_region};
+use super::saturate::{Saturation, saturate};
+use super::{Cost, FuseError, FuseOptions, enabled_rules};
+use deepfuse_ir::{Bucket, Catalog, Graph};
+use std::time::Duration;
+
+/// The cheapest form of a layer class, and the cheapest one found that has a node of the rule. No other bucket's stored weights are counted
+/// on. `None` if no form was found that has such a node.
+///
+/// Errors: [`FuseError`].
+pub fn forced(
+    class: &Graph,
+    rule: &str,
+    catalog: &dyn Catalog,
+    bucket: &Bucket,
+    options: &FuseOptions,
+) -> Result<Option<[Cost; 2]>, FuseError> {
+    let mut region = plain_region(class);
+    let Saturation { fired, .. } =
+        saturate(&mut region.egraph, &enabled_rules(options)?, options.numerics, &|| Duration::ZERO)?;
+    let added: Vec<&[_]> = fired.iter().map(|f| f.added.as_slice()).collect();
+    let prices = region.prices(class, catalog, bucket, &region.origins(&added), false);
+    let of_rule = |o: Option<Origin>| matches!(o, Some(Origin::Step(s)) if fired[s].step.rule == rule);
+    let mut best: Option<Cost> = None;
+    for (at, priced) in prices.priced.iter().enumerate() {
+        if !priced.iter().any(|p| of_rule(p.origin)) {
+            continue;
+        }
+        let mut problem = prices.problem.clone();
+        let kept = problem.classes[at].iter().zip(priced).filter(|(_, p)| of_rule(p.origin)).map(|(c, _)| c.clone());
+        problem.classes[at] = kept.collect();
+        if let Ok((choice, cost)) = extract(&problem)
+            && reached(&problem, &choice)[at]
+        {
+            best = Some(best.map_or(cost, |b| b.min(cost)));
+        }
+    }
+    let free = extract(&prices.problem).ok().map(|(_, cost)| cost);
+    Ok(free.zip(best).map(|(free, with)| [free, with]))
+}
