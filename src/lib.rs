@@ -4,6 +4,7 @@
 
 pub mod catalog;
 pub mod error;
+pub mod explain;
 pub mod output;
 pub mod pipeline;
 pub mod proof;

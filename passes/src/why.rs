@@ -48,7 +48,7 @@ impl Outcome {
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Holds => f.write_str("its two sides are equal by other rules"),
+            Self::Holds => f.write_str("nothing is left for it: what it would prove, other steps prove"),
             Self::Left => f.write_str("it applies; it was disabled, or the search hit its limit"),
             Self::Beyond { class } => write!(f, "it applies as `{}`, beyond --numerics", class.name()),
             Self::Premise { premise, values } => write!(f, "it matches, but {premise} fails: {values}"),
@@ -59,7 +59,7 @@ impl std::fmt::Display for Outcome {
                     "nearest match has {found} of {of} operations: where it asks for `{expected}` there is {instead}"
                 )
             }
-            Self::Absent { operation } => write!(f, "no match: there is no `{operation}`"),
+            Self::Absent { operation } => write!(f, "no match: there is no {operation}"),
         }
     }
 }
@@ -134,7 +134,9 @@ fn extend(index: &Index<'_>, pattern: &Pattern, at: usize, term: usize, vars: &V
                 let mut partial = vec![vars.clone()];
                 for (place, child) in node.children().iter().zip(candidate.children()) {
                     let mut next = vec![];
-                    partial.iter().for_each(|vars| extend(index, pattern, *place, *child, vars, &mut next));
+                    for vars in &partial {
+                        extend(index, pattern, *place, *child, vars, &mut next);
+                    }
                     partial = next;
                 }
                 found.extend(partial);
@@ -174,8 +176,8 @@ fn describe(table: &Table, term: usize) -> String {
             let name = match &table.nodes[class] {
                 Node::Input(_) if table.facts(class).constant => "a weight".to_owned(),
                 Node::Input(_) => "an input".to_owned(),
-                Node::Proj([_, node]) => format!("a result of `{}`", table.nodes[*node].name()),
-                node => format!("`{}`", node.name()),
+                Node::Proj([_, node]) => format!("a result of {}", operation_name(&table.nodes[*node])),
+                node => operation_name(node),
             };
             format!("{name} : {}", types.join(", "))
         }
@@ -202,7 +204,9 @@ fn nearest(index: &Index<'_>, rule: &ReadRule) -> Outcome {
     let parts: Vec<Part> = rule.lhs.iter().map(best).collect();
     let found = parts.iter().map(|p| p.found).sum();
     if found == 0 {
-        return Outcome::Absent { operation: first_operation(&rule.lhs[0]) };
+        return Outcome::Absent {
+            operation: first_operation(&rule.lhs[0]).map_or_else(|| rule.lhs[0].text.into(), operation_name),
+        };
     }
     let miss = parts.iter().find_map(|p| p.miss.clone());
     let (expected, instead) =
@@ -210,13 +214,23 @@ fn nearest(index: &Index<'_>, rule: &ReadRule) -> Outcome {
     Outcome::Near { found, of, expected, instead }
 }
 
-/// The operation at the root; below projections.
-fn first_operation(pattern: &Pattern) -> String {
+/// The operation at the root, below projections.
+fn first_operation(pattern: &Pattern) -> Option<&Node> {
     let mut at = pattern.root();
     while let Place::Node(Node::Proj([_, node])) = &pattern.nodes[at] {
         at = *node;
     }
-    if let Place::Node(n) = &pattern.nodes[at] { n.name() } else { pattern.text.into() }
+    if let Place::Node(node) = &pattern.nodes[at] { Some(node) } else { None }
+}
+
+/// `softmax`; with the number of operands if there may be more or fewer.
+fn operation_name(node: &Node) -> String {
+    match node {
+        Node::Op(op, _) if op.arity().start() != op.arity().end() => {
+            format!("`{}` of {} operands", op.name(), node.operands().len())
+        }
+        _ => format!("`{}`", node.name()),
+    }
 }
 
 /// The variable that would stand for two values.

@@ -12,6 +12,7 @@ macro_rules! tell {
 
 mod compile;
 mod completions;
+mod explain;
 mod inspect;
 mod opt;
 mod progress;
@@ -53,6 +54,8 @@ enum Verb {
     Run(deepfuse_runtime::cli::run::Args),
     /// Show what a checkpoint or an artifact is, without reading weights
     Inspect(inspect::Args),
+    /// Say which kernels every layer became, what decided it, and why other fusion rules did not fire
+    Explain(explain::Args),
     /// Run passes of the compiler over a graph in text form
     Opt(opt::Args),
     /// Check an artifact: digests, the proof of its fusions, a reference's outputs, perplexity
@@ -80,6 +83,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Verb::Doctor(a) => return shared(deepfuse_runtime::cli::doctor::main(&a, json)),
         Verb::Compile(a) => compile::run(&a, json),
         Verb::Inspect(a) => inspect::run(&a, json),
+        Verb::Explain(a) => explain::run(&a, json),
         Verb::Opt(a) => opt::run(&a, json),
         Verb::Completions(a) => completions::run(&a, json),
     };

@@ -161,6 +161,20 @@ fn opt_says_where_a_graph_is_wrong() {
 }
 
 #[test]
+fn explain_refuses_what_it_cannot_tell() {
+    let v2 = checkpoint("tiny-v2");
+    let v2 = v2.to_str().unwrap();
+    let report = fails(&["explain", v2, "--rule", "swigul"], 2, "usage");
+    assert!(report["help"].as_str().unwrap().contains("swiglu"), "{report}");
+    fails(&["explain", v2, "--bucket", "night"], 2, "usage");
+    fails(&["explain", v2, "--target", "x87"], 4, "target::unknown");
+    let path = compiled("tiny-v2");
+    fails(&["explain", path.to_str().unwrap(), "--disable-rule", "swiglu"], 2, "usage");
+    let out = deepfuse(&["explain", path.to_str().unwrap(), "--rule", "add-norm"]);
+    assert!(out.code == 0 && out.stdout.contains("used in prefill, decode"), "{out:?}");
+}
+
+#[test]
 fn every_verb_prints_one_object() {
     let path = compiled("tiny-v2");
     let a = path.to_str().unwrap();
@@ -175,6 +189,8 @@ fn every_verb_prints_one_object() {
         ),
         (&["inspect", a], "deepfuse.inspect/1"),
         (&["inspect", v2], "deepfuse.inspect/1"),
+        (&["explain", a], "deepfuse.explain/1"),
+        (&["explain", v2, "--rule", "swiglu", "--bucket", "decode"], "deepfuse.explain/1"),
         (&["verify", a], "deepfuse.verify/1"),
         (&["bench", a, "--prompt-tokens", "8", "--new-tokens", "2", "--samples", "1"], "deepfuse.bench/1"),
         (&["doctor"], "deepfuse.doctor/1"),

@@ -1,0 +1,356 @@
+//! What fusion made of a model, what decided it, and why other rules did not fire.
+//!
+//! Everything is told from a certificate: it holds the plain form of every layer class, the steps and the form of every bucket. Costs are worked
+//! out by the catalog that `compile` asks, so that a table shows what decided.
+
+use crate::catalog::BackendCatalog;
+use crate::error::Error;
+use crate::pipeline::{self, Request};
+use deepfuse_artifact::report::{Report, exit};
+use deepfuse_codegen::x86::{X86, targets};
+use deepfuse_ir::{Answer, Bucket, Call, Catalog, Graph, Layout, Op, Operand, Sizes, Symbol, Target};
+use deepfuse_passes::check::pattern::{ReadRule, read_rules};
+use deepfuse_passes::check::{CheckError, Replay};
+use deepfuse_passes::fuse::{Certificate, ClassCertificate, Direction, FuseOptions, forced, stored_charge_nanos};
+use deepfuse_passes::why::{Outcome, why_not};
+use deepfuse_runtime::Artifact;
+use indexmap::{IndexMap, IndexSet};
+use std::path::Path;
+
+mod story;
+
+pub use story::{BucketStory, Class, Explanation, Form, Kernel, Lost, RuleInClass, RuleStory};
+
+/// What is explained.
+pub struct Subject {
+    pub certificate: Certificate,
+    pub target: Target,
+    /// Rules that were turned off, where that is known.
+    pub disabled: Vec<String>,
+}
+
+impl Subject {
+    /// From an artifact; costs are those of its target on a machine like this one.
+    pub fn of_artifact(path: &Path) -> Result<Self, Error> {
+        let artifact = Artifact::open(path)?;
+        let name = &artifact.manifest().target.name;
+        let native = targets::native();
+        let target = if native.name == *name { Some(native) } else { targets::named(name) };
+        let unknown = || {
+            Report::new(
+                "target::unknown",
+                exit::UNSUPPORTED,
+                format!("this deepfuse does not know the target `{name}`"),
+            )
+        };
+        let refused = |why: String| {
+            Report::new("certificate", exit::REJECTED, format!("the certificate cannot be read: {why}")).file(path)
+        };
+        let text = artifact
+            .section(deepfuse_artifact::manifest::section::CERTIFICATE)
+            .ok_or_else(|| refused("there is none".into()))?;
+        let text = std::str::from_utf8(text).map_err(|e| refused(e.to_string()))?;
+        let certificate = text.parse().map_err(|e: deepfuse_passes::fuse::CertificateError| refused(e.to_string()))?;
+        Ok(Self { certificate, target: target.ok_or_else(unknown)?, disabled: vec![] })
+    }
+
+    /// From a checkpoint or its config.json: fused anew.
+    pub fn of_checkpoint(req: &Request) -> Result<Self, Error> {
+        let model = pipeline::open(req)?;
+        let catalog = BackendCatalog::new(&req.target, &X86);
+        let fused = pipeline::fuse(pipeline::build(&model, req)?, req, &catalog)?;
+        Ok(Self { certificate: fused.certificate, target: req.target.clone(), disabled: req.disabled_rules.clone() })
+    }
+}
+
+/// Explains all classes and rules.
+///
+/// Errors: `usage` if a bucket or rule is unknown; `certificate` if it does not prove what it says.
+pub fn explain(subject: &Subject, rule: Option<&str>, bucket: Option<&str>) -> Result<Explanation, Error> {
+    let (all, rules) = (Bucket::all(), read_rules());
+    let (mut buckets, mut names): (Vec<&Bucket>, IndexSet<&str>) = (all.iter().collect(), IndexSet::new());
+    names.extend(rules.iter().map(|r| r.rule.name));
+    if let Some(r) = rule.filter(|r| !names.contains(r)) {
+        let known: Vec<&str> = names.into_iter().collect();
+        return Err(Error::usage(format!("there is no rule `{r}`"), format!("rules: {}", known.join(", "))));
+    }
+    if let Some(b) = bucket {
+        buckets.retain(|known| known.name == b);
+        if buckets.is_empty() {
+            let known: Vec<&str> = all.iter().map(|b| b.name.as_str()).collect();
+            return Err(Error::usage(format!("there is no bucket `{b}`"), format!("buckets: {}", known.join(", "))));
+        }
+    }
+    let catalog = BackendCatalog::new(&subject.target, &X86);
+    let mut told = Told { subject, catalog: &catalog, classes: vec![] };
+    for (number, class) in subject.certificate.classes.iter().enumerate() {
+        told.classes.push(ReplayedClass::of(class, number, subject, &rules)?);
+    }
+    let asked = rules.iter().filter(|r| rule.is_none_or(|name| r.rule.name == name));
+    Ok(Explanation {
+        schema: "deepfuse.explain/1",
+        target: subject.target.name.to_owned(),
+        basis: "estimate".to_owned(), // until there are tuning records
+        numerics: subject.certificate.numerics.name(),
+        classes: told.classes.iter().map(|c| told.class(c, &all, &buckets)).collect(),
+        rules: asked.map(|r| told.rule(r, &all, &buckets)).collect::<Result<_, _>>()?,
+    })
+}
+
+/// A class whose certificate was replayed.
+struct ReplayedClass<'a> {
+    certificate: &'a ClassCertificate,
+    replay: Replay,
+    /// `plain`, then by bucket.
+    forms: Vec<(String, Graph)>,
+}
+
+impl<'a> ReplayedClass<'a> {
+    fn of(
+        certificate: &'a ClassCertificate,
+        number: usize,
+        subject: &Subject,
+        rules: &[ReadRule],
+    ) -> Result<Self, Error> {
+        let refused =
+            |e: String| Report::new("certificate", exit::REJECTED, format!("the certificate proves nothing: {e}"));
+        let replay = Replay::of(certificate, number, subject.certificate.numerics, rules);
+        let replay = replay.map_err(|e: CheckError| refused(e.to_string()))?;
+        let mut forms = vec![("plain".to_owned(), replay.plain.clone())];
+        for (bucket, text) in &certificate.fused {
+            forms.push((bucket.clone(), deepfuse_passes::check::graph(text).map_err(|e| refused(e.to_string()))?));
+        }
+        Ok(Self { certificate, replay, forms })
+    }
+
+    /// The form of a bucket.
+    fn form(&self, bucket: &str) -> Option<&Graph> {
+        self.forms.iter().skip(1).find(|(name, _)| name == bucket).map(|(_, graph)| graph)
+    }
+
+    /// The rules that built a term, the last one first.
+    fn chain(&self, term: usize) -> Vec<String> {
+        let made_by = |term: usize| {
+            let step = self.replay.steps.partition_point(|s| s.first_new <= term);
+            if term < self.replay.plain_terms { None } else { step.checked_sub(1) }
+        };
+        let (mut open, mut steps): (Vec<usize>, IndexSet<usize>) =
+            (made_by(term).into_iter().collect(), IndexSet::new());
+        while let Some(step) = open.pop() {
+            if steps.insert(step) {
+                open.extend(self.replay.steps[step].matched.iter().filter_map(|t| made_by(*t)).filter(|s| *s < step));
+            }
+        }
+        let name = |s: usize| {
+            let step = &self.certificate.steps[s];
+            if step.direction == Direction::Forward { step.rule.clone() } else { format!("{} backwards", step.rule) }
+        };
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        steps.into_iter().map(name).collect::<IndexSet<String>>().into_iter().collect()
+    }
+}
+
+/// A form with its costs at a bucket.
+#[derive(Default)]
+struct Priced {
+    /// Index of the node, kernel.
+    kernels: Vec<(usize, Kernel)>,
+    nanos: f64,
+    /// An operation that the target has no kernel for.
+    missing: bool,
+    /// Weights that kernels read: class of equal terms, bytes.
+    stored: IndexMap<usize, u64>,
+}
+
+struct Told<'a> {
+    subject: &'a Subject,
+    catalog: &'a BackendCatalog<'a>,
+    classes: Vec<ReplayedClass<'a>>,
+}
+
+impl Told<'_> {
+    fn price(&self, class: &ReplayedClass<'_>, graph: &Graph, bucket: &Bucket) -> Priced {
+        let (constant, terms) = (graph.constant_values(), class.replay.terms(graph).ok());
+        let mut priced = Priced::default();
+        for (at, n) in graph.nodes.iter().enumerate() {
+            let operand = |v: &deepfuse_ir::ValueId| Operand {
+                ty: graph.ty(*v).clone(),
+                layout: Layout::Dense,
+                constant: constant[v.index()],
+            };
+            let operands: Vec<Operand> = n.operands.iter().map(operand).collect();
+            match self
+                .catalog
+                .answer(&Call { op: n.op, attrs: &n.attrs, operands: &operands, results: &n.types }, bucket)
+            {
+                Answer::View | Answer::Constant => {}
+                Answer::None => priced.missing = true,
+                Answer::Kernel { spec, nanos } => {
+                    let name = |v: &deepfuse_ir::ValueId| {
+                        let weight = if constant[v.index()] { "weight " } else { "" };
+                        format!("{weight}{}", graph.ty(*v))
+                    };
+                    let rules = terms.as_ref().map(|t| class.chain(t.nodes[at])).unwrap_or_default();
+                    let (operation, family) = (n.op.name(), spec.family.name());
+                    let results = n.types.iter().map(ToString::to_string).collect();
+                    let kernel = Kernel {
+                        operation,
+                        family,
+                        operands: n.operands.iter().map(name).collect(),
+                        results,
+                        nanos,
+                        rules,
+                    };
+                    priced.kernels.push((at, kernel));
+                    priced.nanos += nanos;
+                    for v in n.operands.iter().filter(|v| constant[v.index()]) {
+                        let bytes = graph.ty(*v).tensor().map_or(0, |t| t.bytes(&Sizes([1; Symbol::COUNT])));
+                        let stored_as =
+                            terms.as_ref().map_or(usize::MAX, |t| class.replay.table.find(t.values[v.index()]));
+                        priced.stored.insert(stored_as, bytes);
+                    }
+                }
+            }
+        }
+        priced
+    }
+
+    /// Weights that the forms of earlier buckets store.
+    fn kept(&self, class: &ReplayedClass<'_>, all: &[Bucket], bucket: &Bucket) -> IndexSet<usize> {
+        let earlier = all.iter().take_while(|b| b.name != bucket.name);
+        let forms = earlier.filter_map(|b| Some((b, class.form(&b.name)?)));
+        forms.flat_map(|(b, graph)| self.price(class, graph, b).stored.into_keys()).collect()
+    }
+
+    fn forms(&self, class: &ReplayedClass<'_>, all: &[Bucket], bucket: &Bucket) -> Vec<(Form, Priced)> {
+        let kept = self.kept(class, all, bucket);
+        let form = |(name, graph): &(String, Graph)| {
+            let priced = self.price(class, graph, bucket);
+            let anew: u64 = priced.stored.iter().filter(|(at, _)| !kept.contains(*at)).map(|(_, bytes)| bytes).sum();
+            let attention =
+                [Op::MlaAbsorbed, Op::MlaExpanded].into_iter().filter(|op| graph.nodes.iter().any(|n| n.op == *op));
+            let form = Form {
+                name: name.clone(),
+                chosen: *name == bucket.name,
+                attention: attention.map(Op::name).collect(),
+                kernels: priced.kernels.len(),
+                nanos: (!priced.missing).then_some(priced.nanos),
+                charge_nanos: stored_charge_nanos(anew),
+            };
+            (form, priced)
+        };
+        class.forms.iter().map(form).collect()
+    }
+
+    fn class(&self, class: &ReplayedClass<'_>, all: &[Bucket], buckets: &[&Bucket]) -> Class {
+        let story = |bucket: &&Bucket| {
+            let (mut forms, mut kernels) = (vec![], vec![]);
+            for (form, priced) in self.forms(class, all, bucket) {
+                if form.chosen {
+                    kernels = priced.kernels.into_iter().map(|(_, k)| k).collect();
+                }
+                forms.push(form);
+            }
+            BucketStory { bucket: bucket.name.clone(), forms, kernels }
+        };
+        Class {
+            regions: class.certificate.regions.clone(),
+            holds: holds(&class.replay.plain),
+            operations: class.replay.plain.nodes.len(),
+            buckets: buckets.iter().map(story).collect(),
+        }
+    }
+
+    fn rule(&self, rule: &ReadRule, all: &[Bucket], buckets: &[&Bucket]) -> Result<RuleStory, Error> {
+        let stories = self.classes.iter().enumerate().map(|(at, class)| self.rule_in(rule, at, class, all, buckets));
+        Ok(RuleStory {
+            rule: rule.rule.name,
+            direction: rule.rule.direction.arrow(),
+            left: rule.rule.lhs.clone(),
+            right: rule.rule.equations.iter().map(|(_, r)| *r).collect(),
+            premises: rule.rule.premises.iter().map(ToString::to_string).collect(),
+            classes: stories.collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn rule_in(
+        &self,
+        rule: &ReadRule,
+        at: usize,
+        class: &ReplayedClass<'_>,
+        all: &[Bucket],
+        buckets: &[&Bucket],
+    ) -> Result<RuleInClass, Error> {
+        let name = rule.rule.name;
+        let steps = class.certificate.steps.iter().filter(|s| s.rule == name && s.direction == rule.rule.direction);
+        let (mut fired, mut used) = (0, IndexSet::new());
+        for step in steps {
+            fired += 1;
+            used.extend(step.used.iter().cloned());
+        }
+        let mut story = RuleInClass {
+            class: at,
+            fired,
+            used: used.into_iter().collect(),
+            lost: vec![],
+            why_not: None,
+            distance: (0, 0),
+        };
+        if fired == 0 {
+            let outcome = why_not(&class.replay, rule, self.subject.certificate.numerics);
+            story.distance = outcome.distance();
+            let disabled = self.subject.disabled.iter().any(|d| d == "all" || d == name);
+            let told = if disabled && outcome == Outcome::Left {
+                "it applies, and is disabled".to_owned()
+            } else {
+                outcome.to_string()
+            };
+            story.why_not = Some(told);
+            return Ok(story);
+        }
+        for bucket in buckets.iter().filter(|b| !story.used.contains(&b.name)) {
+            let nanos = self.lost(rule, class, all, bucket, &story.used)?;
+            story.lost.push(Lost { bucket: bucket.name.clone(), nanos });
+        }
+        Ok(story)
+    }
+
+    /// Costs without and with a rule: with it is the form of another bucket that uses it, or one that is made to.
+    fn lost(
+        &self,
+        rule: &ReadRule,
+        class: &ReplayedClass<'_>,
+        all: &[Bucket],
+        bucket: &Bucket,
+        used: &[String],
+    ) -> Result<Option<[f64; 2]>, Error> {
+        let forms = self.forms(class, all, bucket);
+        let total = |f: &Form| f.nanos.map(|n| n + f.charge_nanos);
+        let own = forms.iter().find(|(f, _)| f.chosen).and_then(|(f, _)| total(f));
+        let with = forms.iter().filter(|(f, _)| used.contains(&f.name)).filter_map(|(f, _)| total(f)).reduce(f64::min);
+        if let (Some(own), Some(with)) = (own, with) {
+            return Ok(Some([own, with]));
+        }
+        let options =
+            FuseOptions { numerics: self.subject.certificate.numerics, disabled: self.subject.disabled.clone() };
+        let costs = forced(&class.replay.plain, rule.rule.name, self.catalog, bucket, &options)?;
+        Ok(costs.map(|both| both.map(|c| c.nanos() + c.charge_nanos())))
+    }
+}
+
+/// What a region holds, for people.
+fn holds(graph: &Graph) -> String {
+    let has = |op: Op| graph.nodes.iter().any(|n| n.op == op);
+    let layers = [
+        (has(Op::Embed), "embedding"),
+        (has(Op::CausalMask), "attention"),
+        (has(Op::ExpertLinear), "experts"),
+        (has(Op::Silu) && !has(Op::ExpertLinear), "dense MLP"),
+        (has(Op::GatherRows), "rows that want logits, head"),
+    ];
+    let names: Vec<&str> = layers.into_iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+    if names.is_empty() { "values between layers".to_owned() } else { names.join(" + ") }
+}
+
+#[cfg(test)]
+mod tests;

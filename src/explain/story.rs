@@ -1,0 +1,104 @@
+//! What is told, as data.
+
+use serde::Serialize;
+
+/// Everything; as JSON it is `deepfuse.explain/1`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    pub schema: &'static str,
+    pub target: String,
+    /// What the costs rest on: `estimate`, or `record` where there are measurements.
+    pub basis: String,
+    pub numerics: &'static str,
+    pub classes: Vec<Class>,
+    pub rules: Vec<RuleStory>,
+}
+
+/// A layer class: regions of one structure.
+#[derive(Clone, Debug, Serialize)]
+pub struct Class {
+    pub regions: Vec<usize>,
+    /// For people: `attention + experts`.
+    pub holds: String,
+    pub operations: usize,
+    pub buckets: Vec<BucketStory>,
+}
+
+/// One class in one bucket.
+#[derive(Clone, Debug, Serialize)]
+pub struct BucketStory {
+    pub bucket: String,
+    /// The plain form and those of all buckets, at this bucket's sizes.
+    pub forms: Vec<Form>,
+    /// Of the form that was chosen.
+    pub kernels: Vec<Kernel>,
+}
+
+/// A form that was to be had.
+#[derive(Clone, Debug, Serialize)]
+pub struct Form {
+    /// `plain`, or the bucket that chose it.
+    pub name: String,
+    pub chosen: bool,
+    /// `mla_absorbed`, `mla_expanded` or both, if it has attention in one kernel.
+    pub attention: Vec<&'static str>,
+    pub kernels: usize,
+    /// Sum over the kernels; none if the target lacks one.
+    pub nanos: Option<f64>,
+    /// Charge for weights in a form that no earlier bucket stores.
+    pub charge_nanos: f64,
+}
+
+/// A kernel of a form.
+#[derive(Clone, Debug, Serialize)]
+pub struct Kernel {
+    pub operation: &'static str,
+    pub family: &'static str,
+    pub operands: Vec<String>,
+    pub results: Vec<String>,
+    pub nanos: f64,
+    /// The rules that built it, the last one first; none: it is as in the plain form.
+    pub rules: Vec<String>,
+}
+
+/// A rule in all classes.
+#[derive(Clone, Debug, Serialize)]
+pub struct RuleStory {
+    pub rule: &'static str,
+    pub direction: &'static str,
+    pub left: Vec<&'static str>,
+    pub right: Vec<&'static str>,
+    pub premises: Vec<String>,
+    pub classes: Vec<RuleInClass>,
+}
+
+/// A rule in a class.
+#[derive(Clone, Debug, Serialize)]
+pub struct RuleInClass {
+    pub class: usize,
+    /// Times that it fired.
+    pub fired: usize,
+    /// Buckets whose form rests on it.
+    pub used: Vec<String>,
+    /// Buckets in which it was legal and lost.
+    pub lost: Vec<Lost>,
+    /// Why it did not fire.
+    pub why_not: Option<String>,
+    #[serde(skip)]
+    pub(super) distance: (u8, usize),
+}
+
+/// A rule that lost on cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct Lost {
+    pub bucket: String,
+    /// Of the form without it and of the best one known with it, charges for stored weights included; none if it leads to no form by itself.
+    pub nanos: Option<[f64; 2]>,
+}
+
+impl RuleStory {
+    /// The class in which it came nearest to firing.
+    pub fn nearest(&self) -> Option<&RuleInClass> {
+        self.classes.iter().min_by_key(|c| c.distance)
+    }
+}

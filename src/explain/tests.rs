@@ -1,0 +1,102 @@
+//! What is told is what decided.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use deepfuse_frontend::Activations;
+use deepfuse_passes::fuse::Numerics;
+
+fn request(name: &str, numerics: Numerics, disabled: &[&str]) -> Request {
+    Request {
+        checkpoint: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints").join(name),
+        out: "unused".into(),
+        target: targets::named("x86-avx512-bf16").unwrap(),
+        activations: Activations::Bf16,
+        numerics,
+        shapes_only: true,
+        disabled_rules: disabled.iter().map(ToString::to_string).collect(),
+        memory: None,
+        jobs: 1,
+    }
+}
+
+fn told(req: &Request) -> Explanation {
+    explain(&Subject::of_checkpoint(req).unwrap(), None, None).unwrap()
+}
+
+/// The costs told are those that decided, and what was chosen is the cheapest form told.
+#[test]
+fn costs_are_those_of_the_extraction() {
+    for name in ["deepseek-v2-lite-config", "deepseek-v3-config", "tiny-v2"] {
+        let req = request(name, Numerics::Requantizes, &[]);
+        let catalog = BackendCatalog::new(&req.target, &X86);
+        let model = pipeline::open(&req).unwrap();
+        let fused = pipeline::fuse(pipeline::build(&model, &req).unwrap(), &req, &catalog).unwrap();
+        let explained = told(&req);
+        for (class, report) in explained.classes.iter().zip(&fused.report.classes) {
+            for (story, report) in class.buckets.iter().zip(&report.buckets) {
+                let chosen = story.forms.iter().find(|f| f.chosen).unwrap();
+                let near = |a: f64, b: f64| (a - b).abs() <= 1e-6 * b + 0.1;
+                assert!(near(chosen.nanos.unwrap(), report.fused.cost.nanos()), "{chosen:?}");
+                assert!(near(chosen.charge_nanos, report.fused.cost.charge_nanos()), "{chosen:?}, {report:?}");
+                assert_eq!((chosen.kernels, story.kernels.len()), (report.fused.kernels, report.fused.kernels));
+                assert!(near(story.forms[0].nanos.unwrap(), report.plain.unwrap().cost.nanos()), "{story:?}");
+                let total = |f: &Form| f.nanos.unwrap() + f.charge_nanos;
+                assert!(story.forms.iter().all(|f| total(chosen) <= total(f) + 0.1), "{story:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn absorbed_and_expanded_are_told_with_both_costs() {
+    let told = told(&request("deepseek-v3-config", Numerics::Requantizes, &[]));
+    let experts = told.classes.iter().find(|c| c.holds == "attention + experts").unwrap();
+    assert_eq!(experts.regions.len(), 58);
+    let attention = |s: &BucketStory| s.forms.iter().find(|f| f.chosen).unwrap().attention.clone();
+    let by_bucket: Vec<_> = experts.buckets.iter().map(attention).collect();
+    assert_eq!(by_bucket, [["mla_expanded"], ["mla_absorbed"]]);
+    let absorbed = experts.buckets[1].kernels.iter().find(|k| k.operation == "mla_absorbed").unwrap();
+    assert_eq!(absorbed.rules[0], "mla-absorbed");
+    assert!(absorbed.rules.contains(&"absorb-key".to_owned()), "{absorbed:?}");
+    let story = told.rules.iter().find(|r| r.rule == "mla-expanded").unwrap();
+    let class = story.classes.iter().find(|c| told.classes[c.class].holds == "attention + experts").unwrap();
+    assert_eq!(class.used, ["prefill"]);
+    let [without, with] = class.lost[0].nanos.unwrap();
+    assert!(class.lost[0].bucket == "decode" && with > without, "{class:?}");
+}
+
+#[test]
+fn reasons_are_told() {
+    let why = |told: &Explanation, rule: &str| {
+        let story = told.rules.iter().find(|r| r.rule == rule).unwrap();
+        story.nearest().unwrap().why_not.clone().unwrap_or_default()
+    };
+    let disabled = told(&request("tiny-v2", Numerics::Requantizes, &["swiglu"]));
+    assert_eq!(why(&disabled, "swiglu"), "it applies, and is disabled");
+    let exact = told(&request("tiny-v2", Numerics::Exact, &[]));
+    assert!(why(&exact, "swiglu").contains("beyond --numerics"), "{}", why(&exact, "swiglu"));
+    let whole = told(&request("deepseek-v3-config", Numerics::Requantizes, &[]));
+    assert!(why(&whole, "route-softmax").contains("there is `sigmoid`"), "{}", why(&whole, "route-softmax"));
+    assert_eq!(why(&whole, "route-input"), "no match: there is no `route` of 2 operands");
+    assert!(
+        explain(&Subject::of_checkpoint(&request("tiny-v2", Numerics::Exact, &[])).unwrap(), Some("swigul"), None)
+            .is_err()
+    );
+    assert!(
+        explain(&Subject::of_checkpoint(&request("tiny-v2", Numerics::Exact, &[])).unwrap(), None, Some("night"))
+            .is_err()
+    );
+}
+
+/// An artifact tells what its checkpoint does.
+#[test]
+fn artifacts_are_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let req = Request { out: dir.path().join("m.dfz"), ..request("tiny-v3", Numerics::Requantizes, &[]) };
+    let compiled = crate::compile(&req, &mut |_| ()).unwrap();
+    crate::output::write(&compiled, &req, &mut |_| ()).unwrap();
+    let mut subject = Subject::of_artifact(&req.out).unwrap();
+    subject.target = req.target.clone(); // the number of cores is this machine's
+    let json = |e: &Explanation| serde_json::to_string(e).unwrap();
+    assert_eq!(json(&explain(&subject, None, None).unwrap()), json(&told(&req)));
+}
