@@ -109,9 +109,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     }
     let total = started.elapsed().as_secs_f64();
     if json {
-        print_object(&compiled, &written, &req, seconds_compile, total)
+        print_object(&compiled, &written, &req, seconds_compile, total);
     } else {
-        print_summary(&compiled, &written, &req.out, seconds_compile, total, req.shapes_only)
+        print_summary(&compiled, &written, &req.out, seconds_compile, total, req.shapes_only);
     }
     Ok(())
 }

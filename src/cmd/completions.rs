@@ -9,6 +9,7 @@ pub struct Args {
     shell: clap_complete::Shell,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "all verbs look alike")]
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let mut script = vec![];
     clap_complete::generate(args.shell, &mut super::Cli::command(), "deepfuse", &mut script);

@@ -54,7 +54,7 @@ fn broken_checkpoints() {
         let all = report.to_string();
         for word in *words {
             assert!(
-                all.contains(&serde_json::to_string(word).unwrap().trim_matches('"')[..]),
+                all.contains(serde_json::to_string(word).unwrap().trim_matches('"')),
                 "{what}: no {word:?} in {report:#}"
             );
         }

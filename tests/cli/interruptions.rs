@@ -39,7 +39,7 @@ fn large_checkpoint(dir: &Path) {
 /// Waits until weights are being written.
 fn until_packing(child: &mut Child, out: &Path) {
     let packing = |entry: &String| names(&out.join(entry)).iter().any(|f| f.starts_with("weights"));
-    while !names(out).iter().filter(|n| n.ends_with(".tmp")).any(packing) {
+    while !names(out).iter().filter(|n| n.starts_with('.')).any(packing) {
         assert!(child.try_wait().unwrap().is_none(), "ended before weights were written");
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -34,7 +34,7 @@ pub enum Error {
     Occupied { path: PathBuf, reason: String },
     #[error("{}: not enough disk space", path.display())]
     Space { path: PathBuf, needed: u64, available: u64 },
-    #[error("{}: the disk is full; nothing was kept", path.display())]
+    #[error("{}: no room ({source}); nothing was kept", path.display())]
     DiskFull { path: PathBuf, source: io::Error },
     #[error("interrupted; nothing was kept")]
     Interrupted,
@@ -103,7 +103,7 @@ impl Error {
         let r = Report::new(self.code(), self.exit(), self.to_string());
         let damaged = "the artifact was changed or damaged after it was written; copy or compile it again";
         match self {
-            Self::Io { path, .. } => r.file(path),
+            Self::Io { path, .. } => r.file(path).help("is the directory there, and may you read and write in it?"),
             Self::NotFound { path } => r.file(path).help("give the path of a directory that `deepfuse compile -o` wrote"),
             Self::NotAnArtifact { path, .. } => r.file(path).help("an artifact is a directory with a manifest.json, written by `deepfuse compile`"),
             Self::Version { path, found } => {
@@ -123,7 +123,7 @@ impl Error {
                 .file(path)
                 .values(format!("{needed} bytes"), format!("{available} bytes available"))
                 .help("free some space or write to another disk; an artifact that is replaced counts until the new one is complete"),
-            Self::DiskFull { path, .. } => r.file(path).help("free some space or write to another disk"),
+            Self::DiskFull { path, .. } => r.file(path).help("free some space, write to another disk, or raise the limit (quota, ulimit -f)"),
             Self::Interrupted => r,
             Self::Bug(_) => r.help("please report this with the command that led to it"),
         }

@@ -19,7 +19,13 @@ pub fn perplexity(artifact: &Arc<Artifact>, file: &Path, window: u32, options: &
     let windows = ids.chunks_exact(window as usize);
     let count = windows.len();
     if count == 0 {
-        return Err(Error::input(file, format!("{} tokens are less than one window of {window}", ids.len())));
+        return Err(Error::input(
+            file,
+            format!(
+                "{} tokens are less than one window of {window}; give a smaller --window or a longer text",
+                ids.len()
+            ),
+        ));
     }
     let limits =
         Limits { max_tokens: window, max_sequences: 1, cache_bytes: cache_bytes(artifact, u64::from(window), 1) };
