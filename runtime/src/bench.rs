@@ -1,12 +1,13 @@
 //! Measures an artifact: tokens per second of prompts and of decoding, and a table of its kernels.
 
+use crate::pool::Pool;
 use crate::sample::Pcg32;
 use crate::trace::{KernelTotal, Recording};
 use crate::verify::cache_bytes;
 use crate::{Artifact, Error, Feed, Limits, Options, SequenceId, Session, cpu, memory};
 use deepfuse_artifact::interrupt;
 use serde::Serialize;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// What is measured.
@@ -28,6 +29,8 @@ pub struct Settings {
 pub struct Report {
     pub schema: &'static str,
     pub machine: Machine,
+    /// Read bandwidth over the artifact's own weights, by the same threads, once before every sample. Empty for a model below 256 MiB.
+    pub read_gb_per_s: Vec<f64>,
     pub rows: Vec<Row>,
     pub kernels: Vec<KernelRow>,
 }
@@ -52,6 +55,10 @@ pub struct Row {
     /// Tokens of all sequences per second, from the median of the samples.
     pub tokens_per_s: f64,
     pub samples_s: Vec<f64>,
+    /// Bytes that the kernels needed, by the plan, over the time: median of the samples.
+    pub gb_per_s: f64,
+    /// That over the read bandwidth measured just before the sample, median; `None` for a model that fits the caches.
+    pub of_read_bandwidth: Option<f64>,
 }
 
 /// One kernel in one phase, over all samples.
@@ -91,14 +98,18 @@ pub fn run(artifact: &Arc<Artifact>, s: &Settings, progress: &mut dyn FnMut(u32,
     let mut session = Session::load(artifact.clone(), limits, &s.options)?;
     let mut random = Pcg32::new(1);
     let mut cells: Vec<Cell> = s.batches.iter().flat_map(|b| PHASES.map(|p| Cell::new(p, *b, artifact))).collect();
+    let reader = Reader::new(artifact, s)?;
+    let mut reads = vec![];
     // One round more than samples: the first warms up.
     for round in 0..=s.samples {
         progress(round, s.samples + 1);
         for cells in cells.as_chunks_mut::<2>().0 {
+            let read = reader.as_ref().map(Reader::gb_per_s).transpose()?;
             let times = sample(&mut session, s, cells[0].batch, &mut random)?;
-            for (cell, (seconds, totals)) in cells.iter_mut().zip(times) {
-                if round > 0 {
-                    cell.add(seconds, &totals);
+            if round > 0 {
+                reads.extend(read);
+                for (cell, (seconds, totals)) in cells.iter_mut().zip(times) {
+                    cell.add(seconds, &totals, read);
                 }
             }
         }
@@ -108,6 +119,7 @@ pub fn run(artifact: &Arc<Artifact>, s: &Settings, progress: &mut dyn FnMut(u32,
     Ok(Report {
         schema: "deepfuse.bench/1",
         machine: machine(artifact, &session),
+        read_gb_per_s: reads,
         rows: cells.iter().map(|c| c.row(s)).collect(),
         kernels: cells.iter().flat_map(|c| c.kernels(artifact)).collect(),
     })
@@ -164,16 +176,28 @@ struct Cell {
     phase: &'static str,
     batch: u32,
     seconds: Vec<f64>,
+    gb_per_s: Vec<f64>,
+    of_read: Vec<f64>,
     totals: Vec<KernelTotal>,
 }
 
 impl Cell {
     fn new(phase: &'static str, batch: u32, artifact: &Artifact) -> Self {
-        Self { phase, batch, seconds: vec![], totals: vec![KernelTotal::default(); artifact.plan().kernels.len()] }
+        Self {
+            phase,
+            batch,
+            seconds: vec![],
+            gb_per_s: vec![],
+            of_read: vec![],
+            totals: vec![KernelTotal::default(); artifact.plan().kernels.len()],
+        }
     }
 
-    fn add(&mut self, seconds: f64, totals: &[KernelTotal]) {
+    fn add(&mut self, seconds: f64, totals: &[KernelTotal], read: Option<f64>) {
         self.seconds.push(seconds);
+        let rate = totals.iter().map(|t| t.bytes).sum::<f64>() / (seconds * 1e9);
+        self.gb_per_s.push(rate);
+        self.of_read.extend(read.map(|r| rate / r));
         for (sum, t) in self.totals.iter_mut().zip(totals) {
             sum.calls += t.calls;
             sum.nanos += t.nanos;
@@ -188,7 +212,15 @@ impl Cell {
             _ => (s.new_tokens, s.depth + s.prompt_tokens),
         };
         let tokens_per_s = f64::from(tokens) * f64::from(self.batch) / median(&self.seconds);
-        Row { phase: self.phase, batch: self.batch, depth, tokens_per_s, samples_s: self.seconds.clone() }
+        Row {
+            phase: self.phase,
+            batch: self.batch,
+            depth,
+            tokens_per_s,
+            samples_s: self.seconds.clone(),
+            gb_per_s: median(&self.gb_per_s),
+            of_read_bandwidth: (!self.of_read.is_empty()).then(|| median(&self.of_read)),
+        }
     }
 
     /// Kernels that were called, the slowest first.
@@ -213,6 +245,65 @@ impl Cell {
         rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         rows
     }
+}
+
+/// Models below this fit caches, so that reading their weights says nothing of memory.
+const READ_LEAST_BYTES: usize = 256 << 20;
+/// Read at most this much at a time.
+const READ_MOST_BYTES: usize = 1 << 30;
+
+/// Reads weights with all threads of a session: the roofline of decoding, on the same pages.
+struct Reader {
+    pool: Mutex<Pool>,
+    artifact: Arc<Artifact>,
+    names: Vec<String>,
+    bytes: usize,
+}
+
+impl Reader {
+    /// `None` for a model that fits caches.
+    fn new(artifact: &Arc<Artifact>, s: &Settings) -> Result<Option<Self>, Error> {
+        let (mut names, mut bytes) = (vec![], 0);
+        for w in &artifact.plan().weights {
+            let len = artifact.weights().get(&w.name).map_or(0, <[u8]>::len);
+            if bytes + len <= READ_MOST_BYTES {
+                names.push(w.name.clone());
+                bytes += len;
+            }
+        }
+        if bytes < READ_LEAST_BYTES {
+            return Ok(None);
+        }
+        let pool = Pool::new(s.options.threads, s.options.pinning)
+            .map_err(|source| Error::System { what: "start the worker threads".into(), source })?;
+        Ok(Some(Self { pool: Mutex::new(pool), artifact: artifact.clone(), names, bytes }))
+    }
+
+    /// Reads everything once.
+    fn gb_per_s(&self) -> Result<f64, Error> {
+        let mut pool = self.pool.lock().expect("one thread uses it");
+        let start = Instant::now();
+        pool.run(&|w| {
+            for name in &self.names {
+                let all = self.artifact.weights().get(name).unwrap_or_default();
+                let share = all.len().div_ceil(w.workers as usize);
+                let mine = all.chunks(share.max(1)).nth(w.index as usize).unwrap_or_default();
+                std::hint::black_box(folded(mine));
+            }
+        })?;
+        Ok(self.bytes as f64 / start.elapsed().as_secs_f64() / 1e9)
+    }
+}
+
+/// Exclusive or of all words: work that needs every byte and nothing else.
+fn folded(bytes: &[u8]) -> u64 {
+    let mut sums = [0u64; 16];
+    for line in bytes.as_chunks::<128>().0 {
+        for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
+            *sum ^= u64::from_le_bytes(*word);
+        }
+    }
+    sums.iter().fold(0, |a, b| a ^ b)
 }
 
 fn machine(artifact: &Artifact, session: &Session) -> Machine {

@@ -74,17 +74,26 @@ fn table(r: &Report) -> String {
     let mut put = |line: String| writeln!(text, "{line}").expect("a string takes all text");
     let pinned = if m.pinned { "pinned" } else { "not pinned" };
     put(format!("{}, {} cores, {} threads {pinned}, code for {}\n", m.cpu, m.cores, m.threads, m.target));
+    if !r.read_gb_per_s.is_empty() {
+        let all = &r.read_gb_per_s;
+        let (low, high) = all.iter().fold((f64::MAX, 0f64), |(a, b), s| (a.min(*s), b.max(*s)));
+        put(format!(
+            "read bandwidth {:.1} GB/s ({low:.1} .. {high:.1}), measured before every sample by the same threads\n",
+            median(all)
+        ));
+    }
     put(format!(
-        "{:<8} {:>5} {:>7} {:>12} {:>12} {:>22}",
-        "phase", "batch", "depth", "tokens/s", "median time", "all samples"
+        "{:<8} {:>5} {:>7} {:>12} {:>12} {:>22} {:>7} {:>8}",
+        "phase", "batch", "depth", "tokens/s", "median time", "all samples", "GB/s", "of read"
     ));
     for row in &r.rows {
         let (low, high) = row.samples_s.iter().fold((f64::MAX, 0f64), |(a, b), s| (a.min(*s), b.max(*s)));
         let spread = format!("{} .. {}", human_seconds(low), human_seconds(high));
         let middle = human_seconds(median(&row.samples_s));
+        let of_read = row.of_read_bandwidth.map_or_else(|| "-".to_owned(), |x| format!("{:.0} %", x * 100.0));
         put(format!(
-            "{:<8} {:>5} {:>7} {:>12.1} {middle:>12} {spread:>22}",
-            row.phase, row.batch, row.depth, row.tokens_per_s
+            "{:<8} {:>5} {:>7} {:>12.1} {middle:>12} {spread:>22} {:>7.1} {of_read:>8}",
+            row.phase, row.batch, row.depth, row.tokens_per_s, row.gb_per_s
         ));
     }
     for row in &r.rows {
