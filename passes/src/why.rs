@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn reasons_are_told() {
         let requantizes = Numerics::Requantizes;
-        assert!(outcome(MLP, "swiglu", requantizes, &[]).contains("equal"));
+        assert!(outcome(MLP, "swiglu", requantizes, &[]).contains("nothing is left for it"));
         assert!(outcome(MLP, "swiglu", requantizes, &["swiglu"]).contains("it was disabled"));
         assert!(outcome(MLP, "swiglu", Numerics::Exact, &[]).contains("as `requantizes`, beyond --numerics"));
         assert_eq!(outcome(MLP, "add-norm", requantizes, &[]), "no match: there is no `rms_norm`");
