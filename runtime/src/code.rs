@@ -14,6 +14,9 @@ pub type Entry = unsafe extern "C" fn(*const u64, u32, u32, u32);
 #[derive(Debug)]
 pub struct Code {
     handle: *mut c_void,
+    /// Stays open: the loader knows objects by name, and the name is the number of this descriptor. Were it free for the next object, that
+    /// one would get this object's code.
+    _file: File,
 }
 
 // SAFETY: the handle is only used for look-ups and closing, which the loader locks itself.
@@ -36,7 +39,7 @@ impl Code {
         };
         file.write_all(bytes).map_err(|source| Error::System { what: "write the kernels to memory".into(), source })?;
         let name = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd())).expect("no zero byte in a number");
-        // SAFETY: loading runs no constructor, the linker refuses to make any; the descriptor is open until after the call.
+        // SAFETY: loading runs no constructor, the linker refuses to make any; the descriptor stays open.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         if handle.is_null() {
             return Err(Error::Code {
@@ -44,7 +47,7 @@ impl Code {
                 reason: format!("the kernels cannot be loaded: {}", loader_error()),
             });
         }
-        Ok(Self { handle })
+        Ok(Self { handle, _file: file })
     }
 
     /// The kernel with this symbol.

@@ -121,6 +121,24 @@ fn logits(a: &Arc<Artifact>, ids: &[u32], chunk: u32, threads: u32) -> Vec<f32> 
     (0..ids.len()).flat_map(|i| session.logits(i).unwrap().to_vec()).collect()
 }
 
+/// Sessions of several models live side by side, each with its own code.
+#[test]
+fn several_models_in_one_process() {
+    let load = |name| {
+        let (a, golden) = (open(name), Golden::read(&golden(name)).unwrap());
+        let limits = Limits { max_tokens: 64, max_sequences: 1, cache_bytes: 4 << 20 };
+        (Session::load(a, limits, &Options::automatic()).unwrap(), golden)
+    };
+    let mut all = ["tiny-v2", "tiny-v3", "tiny-python"].map(load);
+    for (session, golden) in &mut all {
+        let sequence = session.add_sequence().unwrap();
+        session.step(&[Feed::last(sequence, &golden.prompt_ids)]).unwrap();
+        let expected = golden.logits(golden.prompt_ids.len() - 1);
+        let far = session.logits(0).unwrap().iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+        assert!(far <= 1e-3, "{far}");
+    }
+}
+
 /// 1, 64, 65, 433 and 500 tokens, at once, in chunks, and one by one.
 #[test]
 fn prompts_of_many_lengths() {
