@@ -14,6 +14,7 @@ use std::ops;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Elem {
     I1,
+    I8,
     I16,
     I32,
     I64,
@@ -28,6 +29,7 @@ impl Elem {
     fn name(self) -> &'static str {
         match self {
             Self::I1 => "i1",
+            Self::I8 => "i8",
             Self::I16 => "i16",
             Self::I32 => "i32",
             Self::I64 => "i64",
@@ -42,6 +44,7 @@ impl Elem {
     fn bits(self) -> u32 {
         match self {
             Self::I1 => 1,
+            Self::I8 => 8,
             Self::I16 | Self::F16 | Self::Bf16 => 16,
             Self::I32 | Self::F32 => 32,
             Self::I64 | Self::F64 | Self::Ptr => 64,
@@ -475,6 +478,9 @@ impl<'a> Val<'a> {
 
     pub fn lt(self, other: Self) -> Self {
         self.compare("slt", "olt", other)
+    }
+    pub fn le(self, other: Self) -> Self {
+        self.compare("sle", "ole", other)
     }
     pub fn gt(self, other: Self) -> Self {
         self.compare("sgt", "ogt", other)

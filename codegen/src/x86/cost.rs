@@ -26,8 +26,14 @@ fn peak(spec: &KernelSpec, target: &Target) -> f64 {
         t.is_some_and(|t| t.dtype == DType::Bf16)
     };
     let dot = bf16(0) && target.has("avx512bf16");
-    let gemm = |weight: usize| {
-        if dot && bf16(weight) { 0.85 * target.flops_bf16 } else { 0.7 * target.flops_f32 }
+    let quantized = |i: usize| {
+        let t = spec.inputs.get(i).and_then(deepfuse_ir::Operand::tensor);
+        t.is_some_and(|t| t.dtype.is_quant())
+    };
+    let gemm = |weight: usize| match () {
+        () if dot && bf16(weight) => 0.85 * target.flops_bf16,
+        () if dot && quantized(weight) => 0.75 * target.flops_bf16,
+        () => 0.7 * target.flops_f32,
     };
     match spec.op {
         Op::Linear | Op::HeadLinear | Op::Swiglu | Op::Route => gemm(1),

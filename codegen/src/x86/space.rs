@@ -50,7 +50,7 @@ pub fn variants(spec: &KernelSpec, target: &Target) -> Vec<Variant> {
 fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
     let types = |i: usize| spec.inputs.get(i).and_then(deepfuse_ir::Operand::tensor);
     let weight = types(matrix).map_or(DType::F32, |t| t.dtype);
-    let dot = target.has("avx512bf16") && weight == DType::Bf16 && types(0).is_some_and(|t| t.dtype == DType::Bf16);
+    let dot = target.has("avx512bf16") && matches!(weight, DType::Bf16 | DType::Quant(_)) && types(0).is_some_and(|t| t.dtype == DType::Bf16);
     // Sums, one line of weights for each panel and one broadcast must fit the vector registers: 32 of 16 lanes with AVX-512,
     // 16 of 8 with AVX2 (a panel takes two), 16 of 4 below (a panel takes four).
     let (rows, panels) = match (target.lanes, dot, weight) {

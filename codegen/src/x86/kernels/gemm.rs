@@ -1,7 +1,7 @@
 //! Rows x panels: how the GEMM kernels cover a matrix with register tiles.
 
-use super::packed::{Packed, Weight};
-use super::tile::{Mode, Rows, Tile};
+use super::packed::{Packed, Panel, Weight};
+use super::tile::{Mode, Rows, Start, Tile};
 use crate::dsl::*;
 use crate::mem::{Mem, Store};
 use crate::x86::abi::Kernel;
@@ -82,62 +82,75 @@ impl<'a> Gemm<'a> {
         store: impl Fn(Sums<'a, '_>),
     ) {
         let (k, weight) = (matrices[0].k, matrices[0].weight);
+        let part = Part { matrices, panel, width };
+        if self.mode == Mode::Dot && weight == Weight::Fp8 {
+            return self.blocked(rows, count, &part, 128, &store);
+        }
         // By the group, not by `width`: a panel is summed up in the same blocks whoever computes it with how many others.
         let line = weight.bytes() * u64::from(self.group * matrices.len() as u32) * 16;
-        if k * line <= PASS_BYTES {
-            let pass = Pass { rows, matrices, panel, width, from: self.f.i(0), k };
-            return self.pass(&pass, count, None, &store);
+        if k * line > PASS_BYTES {
+            return self.blocked(rows, count, &part, (BLOCK_BYTES / line).next_multiple_of(128), &store);
         }
-        let block = (BLOCK_BYTES / line).next_multiple_of(128);
-        self.blocked(rows, count, matrices, [panel, self.f.i(u64::from(width))], block, &store);
+        let panels = part.each(|m, j| m.panel(panel + u64::from(j)));
+        self.pass(&Pass { rows, panels: &panels, width, k, scales: &[] }, count, None, &|row, values, here| {
+            for (i, j) in here.iter().enumerate() {
+                let own: Vec<Vec<Val<'a>>> = values.chunks_exact(here.len()).map(|m| m[i].clone()).collect();
+                store(Sums { row, panel: panel + u64::from(*j), values: &own });
+            }
+        });
     }
 
-    fn blocked(
-        &self,
-        rows: Rows<'a>,
-        count: Val<'a>,
-        matrices: &[Packed<'a>],
-        [panel, width]: [Val<'a>; 2],
-        block: u64,
-        store: &dyn Fn(Sums<'a, '_>),
-    ) {
-        let (f, k) = (self.f, matrices[0].k);
-        let width = width.known().unwrap_or(1) as u32;
-        let vectors = u64::from(width) * matrices.len() as u64;
+    /// Chunks of rows, and for each the contracted axis in blocks of `block` columns, added up on the stack.
+    fn blocked(&self, rows: Rows<'a>, count: Val<'a>, part: &Part<'a, '_>, block: u64, store: &dyn Fn(Sums<'a, '_>)) {
+        let (f, k) = (self.f, part.matrices[0].k);
+        let vectors = u64::from(part.width) * part.matrices.len() as u64;
         let sums = Mem::new(f.stack(V16, CHUNK_ROWS * vectors), Store::F32);
+        let coded = self.mode == Mode::Dot && part.matrices[0].weight == Weight::Fp8;
+        let decoded = coded.then(|| f.stack(Ty::vec(Elem::I8, 64), vectors * DECODED_BYTES / 64));
         f.range(f.i(0), count, CHUNK_ROWS as i64, |first| {
             let here = (count - first).min(f.i(CHUNK_ROWS));
             let chunk = rows.starting_at(first);
             f.range(f.i(0), here * vectors, 1, |i| sums.at(i * 16i64).set_lanes(f.zero(V16), 16));
-            let add = |from: Val<'a>, k: u64| {
+            let run = |gemm: &Self, panels: &[Panel<'a>], scales: &[Val<'a>], from: Val<'a>, k: u64| {
                 let rows = Rows { mem: chunk.mem.at(from), ..chunk };
-                let pass = Pass { rows, matrices, panel, width, from, k };
-                self.pass(&pass, here, Some((sums, 16 * vectors)), &|_| {});
+                let pass = Pass { rows, panels, width: part.width, k, scales };
+                gemm.pass(&pass, here, Some((sums, 16 * vectors)), &|_, _, _| {});
+            };
+            let add = |from: Val<'a>, k: u64| {
+                let panels = part.each(|m, j| m.panel_from(part.panel + u64::from(j), from));
+                let Some(room) = decoded else { return run(self, &panels, &[], from, k) };
+                let scales: Vec<Val<'a>> = panels.iter().map(|p| p.scales.load(F32, 4).splat(16)).collect();
+                // Few rows use a decoded line too seldom to pay for storing it.
+                let few = Self { shapes: self.shapes.iter().copied().filter(|s| s.0 <= FEW_ROWS).collect(), ..self.clone() };
+                f.branch(
+                    here.le(f.i(u64::from(FEW_ROWS))),
+                    || run(&few, &panels, &scales, from, k),
+                    || run(self, &part.decode(room, from, k), &scales, from, k),
+                );
             };
             f.range(f.i(0), f.i(k / block * block), block as i64, |from| add(from, block));
             if k % block != 0 {
                 add(f.i(k / block * block), k % block);
             }
             f.range(f.i(0), here, 1, |row| {
-                for j in 0..u64::from(width) {
-                    let value =
-                        |m: usize| sums.at(row * (16 * vectors)).plus(16 * (m as u64 * u64::from(width) + j)).get16(16);
-                    let values: Vec<Vec<Val<'a>>> = (0..matrices.len()).map(|m| vec![value(m)]).collect();
-                    store(Sums { row: first + row, panel: panel + j, values: &values });
+                for j in 0..part.width {
+                    let value = |m: usize| sums.at(row * (16 * vectors)).plus(part.place(m, j)).get16(16);
+                    let values: Vec<Vec<Val<'a>>> = (0..part.matrices.len()).map(|m| vec![value(m)]).collect();
+                    store(Sums { row: first + row, panel: part.panel + u64::from(j), values: &values });
                 }
             });
         });
     }
 
-    /// One pass over K, or a block of it. With `sums` they are added to and nothing is stored.
-    fn pass(&self, pass: &Pass<'a, '_>, count: Val<'a>, sums: Option<(Mem<'a>, u64)>, store: &dyn Fn(Sums<'a, '_>)) {
-        let run = |row: Val<'a>, (height, sub): (u32, u32)| {
+    /// One pass over K, or a block of it. With `sums` they are added to; without, `store` gets the first row, the sums
+    /// `[matrix, panel][row]` and which panels of the pass they are.
+    fn pass(&self, pass: &Pass<'a, '_>, count: Val<'a>, sums: Option<(Mem<'a>, u64)>, store: &Store16<'a, '_>) {
+        self.row_blocks(count, |row: Val<'a>, (height, sub): (u32, u32)| {
             for first in (0..pass.width).step_by(sub as usize) {
                 let here: Vec<u32> = (first..pass.width.min(first + sub)).collect();
                 self.tile(pass, row, height, &here, sums, store);
             }
-        };
-        self.row_blocks(count, run);
+        });
     }
 
     /// `height` rows from `row` on, panels `here` of the pass.
@@ -148,39 +161,23 @@ impl<'a> Gemm<'a> {
         height: u32,
         here: &[u32],
         sums: Option<(Mem<'a>, u64)>,
-        store: &dyn Fn(Sums<'a, '_>),
+        store: &Store16<'a, '_>,
     ) {
-        let panel = |j: u32| pass.panel + u64::from(j);
-        let panels: Vec<_> =
-            pass.matrices.iter().flat_map(|m| here.iter().map(|j| m.panel_from(panel(*j), pass.from))).collect();
-        // Where the sums of one matrix's panel lie in a row of sums.
-        let place = |m: usize, j: u32| 16 * (m as u64 * u64::from(pass.width) + u64::from(j));
-        let start = sums.map(|(mem, stride)| (mem.at(row * stride), stride));
-        let places: Vec<u64> = (0..pass.matrices.len()).flat_map(|m| here.iter().map(move |j| place(m, *j))).collect();
+        let matrices = pass.panels.len() / pass.width as usize;
+        let numbers: Vec<usize> =
+            (0..matrices).flat_map(|m| here.iter().map(move |j| m * pass.width as usize + *j as usize)).collect();
+        let panels: Vec<Panel<'a>> = numbers.iter().map(|i| pass.panels[*i]).collect();
+        let places: Vec<u64> = numbers.iter().map(|i| 16 * *i as u64).collect();
+        let scales: Vec<Val<'a>> = numbers.iter().filter_map(|i| pass.scales.get(*i).copied()).collect();
+        let start = sums.map(|(mem, stride)| Start { mem: mem.at(row * stride), stride, places: &places, scales: &scales });
         let prefetch = if height <= 8 { self.prefetch } else { 0 };
         let (f, mode, k, rows) = (self.f, self.mode, pass.k, pass.rows.starting_at(row));
-        let tile = Tile {
-            f,
-            mode,
-            count: height,
-            rows,
-            panels: &panels,
-            k,
-            start: start.map(|s| (s.0, s.1, &places[..])),
-            prefetch,
-        };
-        let values = tile.sums();
-        if let Some((mem, stride)) = start {
-            for (p, column) in values.iter().zip(&places) {
-                for (r, v) in p.iter().enumerate() {
-                    mem.plus(r as u64 * stride + column).set_lanes(*v, 16);
-                }
+        let values = Tile { f, mode, count: height, rows, panels: &panels, k, start, prefetch }.sums();
+        let Some(start) = start else { return store(row, &values, here) };
+        for (p, column) in values.iter().zip(&places) {
+            for (r, v) in p.iter().enumerate() {
+                start.mem.plus(r as u64 * start.stride + column).set_lanes(*v, 16);
             }
-            return;
-        }
-        for (j, number) in here.iter().enumerate() {
-            let own: Vec<Vec<Val<'a>>> = (0..pass.matrices.len()).map(|m| values[m * here.len() + j].clone()).collect();
-            store(Sums { row, panel: panel(*number), values: &own });
         }
     }
 
@@ -210,16 +207,52 @@ impl<'a> Gemm<'a> {
     }
 }
 
+/// Takes sums: first row, `[matrix, panel][row]`, panels.
+type Store16<'a, 'b> = dyn Fn(Val<'a>, &[Vec<Val<'a>>], &[u32]) + 'b;
+
+/// Panels `panel .. panel + width` of matrices.
+struct Part<'a, 'b> {
+    matrices: &'b [Packed<'a>],
+    panel: Val<'a>,
+    width: u32,
+}
+
+impl<'a> Part<'a, '_> {
+    /// `f` of every panel, one matrix after the other.
+    fn each<R>(&self, f: impl Fn(&Packed<'a>, u32) -> R) -> Vec<R> {
+        self.matrices.iter().flat_map(|m| (0..self.width).map(move |j| (m, j))).map(|(m, j)| f(m, j)).collect()
+    }
+
+    /// Where the sums of a matrix's panel lie in a row of sums.
+    fn place(&self, matrix: usize, j: u32) -> u64 {
+        16 * (matrix as u64 * u64::from(self.width) + u64::from(j))
+    }
+
+    /// Columns `from .. from + k` of the panels as bf16, in `room`.
+    fn decode(&self, room: Val<'a>, from: Val<'a>, k: u64) -> Vec<Panel<'a>> {
+        let number = std::cell::Cell::new(0);
+        self.each(|m, j| {
+            let at = room.plus(number.replace(number.get() + 1) * DECODED_BYTES);
+            m.decode(self.panel + u64::from(j), from, k, at)
+        })
+    }
+}
+
+/// Bytes from one decoded panel to the next: one line more than it has, or all would start in one cache set.
+const DECODED_BYTES: u64 = 65 * 64;
+/// Rows up to which fp8 is decoded in registers.
+const FEW_ROWS: u32 = 6;
+
 /// Panels and rows of one pass over K or a block of it.
 struct Pass<'a, 'b> {
     /// From the block's first column on.
     rows: Rows<'a>,
-    matrices: &'b [Packed<'a>],
-    panel: Val<'a>,
+    /// One matrix after the other, `width` of each.
+    panels: &'b [Panel<'a>],
     width: u32,
-    /// First column of the block.
-    from: Val<'a>,
     k: u64,
+    /// Of each panel; empty for none.
+    scales: &'b [Val<'a>],
 }
 
 /// Weights of a pass that may stay whole: half of a small L2.

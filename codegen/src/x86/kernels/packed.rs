@@ -105,6 +105,26 @@ impl<'a> Packed<'a> {
         Panel { lines, scales: p.scales.at(from / 128i64 * 4i64), ..p }
     }
 
+    /// Columns `from .. from + k` of a panel of fp8 as bf16, to `to`; `from` is a multiple of 128, `k` at most that.
+    pub fn decode(&self, index: Val<'a>, from: Val<'a>, k: u64, to: Val<'a>) -> Panel<'a> {
+        let p = self.panel_from(index, from);
+        let f = to.fx();
+        // K is padded to 16 lines, so four at a time never leave the panel.
+        f.range(f.i(0), f.i(k.div_ceil(2)), 4, |line| {
+            let (from, to) = (p.lines.at(line * 32i64), to.at(line * 64i64));
+            // The lines that the next block decodes: too few at a time for the hardware to see a stream.
+            for ahead in [2048, 2048 + 64] {
+                f.prefetch(from.plus(ahead), 3);
+            }
+            let codes = |i: u64| from.plus(32 * i).load(Ty::vec(Elem::I8, 32), 32).zext(Elem::I16);
+            let decoded = [0, 1, 2, 3].map(|i| crate::math::e4m3_to_bf16(codes(i)));
+            for (i, v) in decoded.iter().enumerate() {
+                to.plus(64 * i as u64).store(*v, 64);
+            }
+        });
+        Panel { lines: to, scales: p.scales, weight: Weight::Bf16 }
+    }
+
     pub fn panel(&self, index: Val<'a>) -> Panel<'a> {
         let lines = self.base.at(index * self.panel_bytes());
         let scales = match self.weight {

@@ -23,7 +23,9 @@ pub enum Mode {
 
 impl Mode {
     pub fn of(caps: Caps, activation: Store, weight: Weight) -> Self {
-        if caps.dot_bf16 && activation == Store::Bf16 && weight == Weight::Bf16 { Self::Dot } else { Self::Wide }
+        // fp8 is decoded to bf16, exactly.
+        let weights = matches!(weight, Weight::Bf16 | Weight::Fp8);
+        if caps.dot_bf16 && activation == Store::Bf16 && weights { Self::Dot } else { Self::Wide }
     }
 }
 
@@ -50,10 +52,23 @@ pub struct Tile<'a, 'b> {
     pub panels: &'b [Panel<'a>],
     /// Length of the contracted axis.
     pub k: u64,
-    /// f32 sums to go on from: memory, elements from row to row, and the place of each panel in a row; `None` starts at zero.
-    pub start: Option<(Mem<'a>, u64, &'b [u64])>,
+    /// f32 sums to go on from; `None` starts at zero.
+    pub start: Option<Start<'a, 'b>>,
     /// Bytes that weights are prefetched ahead; 0 for none.
     pub prefetch: u64,
+}
+
+/// Sums so far.
+#[derive(Clone, Copy)]
+pub struct Start<'a, 'b> {
+    /// The first row's.
+    pub mem: Mem<'a>,
+    /// Elements from row to row.
+    pub stride: u64,
+    /// Where each panel lies in a row.
+    pub places: &'b [u64],
+    /// What the new sums of each panel are multiplied by before they are added; empty for nothing.
+    pub scales: &'b [Val<'a>],
 }
 
 /// f32 lanes of one panel's 16 columns while they are summed up: one vector, or two with even and odd k side by side.
@@ -68,20 +83,32 @@ impl<'a> Tile<'a, '_> {
         let acc: Vec<Vec<Acc<'a>>> = (0..chains * self.count)
             .map(|_| self.panels.iter().map(|_| (0..parts).map(|_| self.f.var(zero)).collect()).collect())
             .collect();
-        if !self.split() {
+        // f32 columns lie split and scaled sums come late: what was there before is added at the end.
+        let late = self.split() || self.start.is_some_and(|s| !s.scales.is_empty());
+        if !late {
             self.load_start(&acc);
         }
         self.walk(&acc);
         let total = |row: u32, p: usize| {
             let chain = |c: u32| self.join(&acc[(c * self.count + row) as usize][p]);
             let sum = (1..chains).fold(chain(0), |sum, c| sum + chain(c));
-            if self.split() { self.start_of(row, p).map_or(sum, |start| start + sum) } else { sum }
+            match (late, self.start_of(row, p)) {
+                (true, Some(before)) => self.scaled(sum, p, before),
+                _ => sum,
+            }
         };
         (0..self.panels.len()).map(|p| (0..self.count).map(|r| total(r, p)).collect()).collect()
     }
 
     fn start_of(&self, row: u32, panel: usize) -> Option<Val<'a>> {
-        self.start.map(|(mem, stride, places)| mem.plus(u64::from(row) * stride + places[panel]).get16(16))
+        self.start.map(|s| s.mem.plus(u64::from(row) * s.stride + s.places[panel]).get16(16))
+    }
+
+    fn scaled(&self, sum: Val<'a>, panel: usize, before: Val<'a>) -> Val<'a> {
+        match self.start.and_then(|s| s.scales.get(panel).copied()) {
+            Some(scale) => sum.fma(scale, before),
+            None => sum + before,
+        }
     }
 
     fn load_start(&self, acc: &[Vec<Acc<'a>>]) {
@@ -120,7 +147,8 @@ impl<'a> Tile<'a, '_> {
     /// All of K: in blocks of one scale for fp8, at once otherwise.
     fn walk(&self, acc: &[Vec<Acc<'a>>]) {
         let f = self.f;
-        if self.panels[0].weight != Weight::Fp8 {
+        // `Dot` takes codes as they are: its caller multiplies the sums of a block by the scale.
+        if self.panels[0].weight != Weight::Fp8 || self.mode == Mode::Dot {
             return self.pairs(f.i(0), self.k, &[], acc);
         }
         let scales = |block: Val<'a>| -> Vec<Val<'a>> {
@@ -193,6 +221,9 @@ impl<'a> Tile<'a, '_> {
         let at = panel.lines.at(pair * panel.weight.line_bytes());
         let ints = |elem: Elem, lanes: u32, align: u32| at.load(Ty::vec(elem, lanes), align);
         match (self.mode, panel.weight) {
+            (Mode::Dot, Weight::Fp8) => {
+                vec![math::e4m3_to_bf16(ints(Elem::I8, 32, 32).zext(Elem::I16)).bitcast(Ty::vec(Elem::Bf16, 32))]
+            }
             (Mode::Dot, _) => vec![ints(Elem::Bf16, 32, 64)],
             (Mode::Wide, Weight::F32) => vec![at.load(V16, 64), at.plus(64).load(V16, 64)],
             (Mode::Wide, Weight::Bf16) => {
