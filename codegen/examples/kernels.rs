@@ -213,9 +213,6 @@ fn measure(shape: &Shape, target: &Target, tokens: u64, workers: usize, all: boo
     let variants = X86.variants(&spec, target);
     for variant in if all { &variants[..] } else { &variants[..1] } {
         let code = emit_all(&[("k".into(), (*spec).clone(), variant.clone())], target, 1).unwrap();
-        if std::env::var_os("DUMP").is_some() {
-            std::fs::write("/tmp/k.so", &code.shared_object).unwrap();
-        }
         let library = Library::load(&code.shared_object);
         let args = inputs.iter().map(|list| {
             let mut a = sizes.0.to_vec();

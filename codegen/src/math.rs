@@ -142,7 +142,8 @@ pub fn e4m3_to_bf16(code: Val<'_>) -> Val<'_> {
     let magnitude = code & 0x7fi64;
     let normal = (magnitude << 4i64) + MOVED;
     // m / 8 * 2^-6, m = 0..8, by the index's low five bits.
-    let small: Vec<u16> = (0..32).map(|m| if m < 8 { ((m as f32 / 512.0).to_bits() >> 16) as u16 } else { 0 }).collect();
+    let small: Vec<u16> =
+        (0..32).map(|m| if m < 8 { ((m as f32 / 512.0).to_bits() >> 16) as u16 } else { 0 }).collect();
     let table = f.table(&small).load(code.ty, 64);
     let subnormal = f.call("llvm.x86.avx512.permvar.hi.512", code.ty, &[table, magnitude]);
     let value = magnitude.lt(f.int(code.ty, 8)).select(subnormal, normal);

@@ -101,43 +101,35 @@ fn routing(r: &mut Random, t: usize, k: usize, e: usize) -> Arg {
     Arg::ints(&[T(), dim(k as u64)], &[t, k], values)
 }
 
+/// Types of activations and weights, dealt out over sizes and targets so that every target meets each.
+const PAIRS: [(DType, DType); 5] = [
+    (DType::Bf16, DType::Bf16),
+    (DType::F32, DType::Bf16),
+    (DType::Bf16, DType::Quant(Quant::FP8_B128)),
+    (DType::F32, DType::Quant(Quant::FP8_B128)),
+    (DType::F32, DType::F32),
+];
+
 #[test]
 fn experts() {
+    const SIZES: [(usize, usize, usize, u64, usize); 5] =
+        [(1, 2, 5, 64, 48), (9, 3, 4, 33, 20), (40, 2, 3, 160, 17), (3, 1, 1, 31, 150), (12, 1, 2, 140, 33)];
     let mut r = Random(4);
-    let fp8 = DType::Quant(Quant::FP8_B128);
-    for (activation, weight) in [
-        (DType::F32, DType::Bf16),
-        (DType::Bf16, DType::Bf16),
-        (DType::F32, fp8),
-        (DType::Bf16, fp8),
-        (DType::F32, DType::F32),
-    ] {
-        for (t, k, e, h, i) in [(1, 2, 5, 64, 48), (9, 3, 4, 33, 20), (40, 2, 3, 160, 17), (3, 1, 1, 31, 150)] {
-            let s = sizes(t as u64);
+    for (first, target) in targets().iter().enumerate() {
+        for (j, (t, k, e, h, i)) in SIZES.into_iter().enumerate() {
+            let (activation, weight) = PAIRS[(first + j) % 5];
             let x = Arg::random(&mut r, activation, &[T(), dim(h)], &[t, h as usize]);
             let idx = routing(&mut r, t, k, e);
             let [gate, up] = [(); 2].map(|()| Arg::matrix(&mut r, weight, &[e, i, h as usize]));
             let down = Arg::matrix(&mut r, weight, &[e, h as usize, i]);
             let w = Arg::random(&mut r, DType::F32, &[T(), dim(k as u64)], &[t, k]);
             let hidden = Arg::random(&mut r, activation, &[T(), dim(k as u64), dim(i as u64)], &[t, k, i]);
-            run(Op::ExpertSwiglu, Attrs::new(), vec![x.clone().with_gap(3), idx.clone(), gate.clone(), up], s, 1e-4);
-            run(Op::ExpertLinear, Attrs::new(), vec![x, idx.clone(), gate], s, 1e-4);
-            run(Op::ExpertLinear, Attrs::new(), vec![hidden.clone(), idx.clone(), down.clone()], s, 1e-4);
-            run(Op::ExpertDown, Attrs::new(), vec![hidden, idx, w, down], s, 1e-4);
-        }
-    }
-}
-
-#[test]
-fn swiglu() {
-    let mut r = Random(5);
-    for activation in FLOATS {
-        for weight in [DType::F32, DType::Bf16, DType::Quant(Quant::FP8_B128)] {
-            for (t, h, i) in [(1, 64, 48), (14, 130, 90), (3, 31, 5)] {
-                let x = Arg::random(&mut r, activation, &[T(), dim(h)], &[t, h as usize]);
-                let [gate, up] = [(); 2].map(|()| Arg::matrix(&mut r, weight, &[i, h as usize]));
-                run(Op::Swiglu, Attrs::new(), vec![x, gate, up], sizes(t as u64), 1e-4);
-            }
+            let check = |op, args| {
+                Case { op, attrs: Attrs::new(), args, sizes: sizes(t as u64) }.check(target, close(1e-4));
+            };
+            check(Op::ExpertSwiglu, vec![x.clone().with_gap(3), idx.clone(), gate.clone(), up]);
+            check(Op::ExpertDown, vec![hidden, idx.clone(), w, down]);
+            check(Op::ExpertLinear, vec![x, idx, gate]);
         }
     }
 }

@@ -4,11 +4,12 @@ use crate::Nanos;
 use deepfuse_ir::cost::spec_work;
 use deepfuse_ir::{DType, Family, KernelSpec, Op, Target, Variant};
 
-/// `phases * launch + max(bytes / bandwidth, operations / peak)`.
-pub fn estimate(spec: &KernelSpec, variant: &Variant, target: &Target) -> Nanos {
+/// `phases * launch + max(bytes / bandwidth, operations / peak)`. Variants differ by less than this knows: equal estimates leave the
+/// choice to their order.
+pub fn estimate(spec: &KernelSpec, _: &Variant, target: &Target) -> Nanos {
     let work = spec_work(spec, &spec.bucket.typical);
     let time = (work.bytes / target.bandwidth).max(work.operations / peak(spec, target));
-    target.launch * phases(spec.family) + time * penalty(variant)
+    target.launch * phases(spec.family) + time
 }
 
 fn phases(family: Family) -> f64 {
@@ -46,9 +47,4 @@ fn peak(spec: &KernelSpec, target: &Target) -> f64 {
         // `expert_linear` among them: one row at a time, every token reads its experts' matrices.
         _ => 0.1 * target.flops_f32,
     }
-}
-
-/// Variants behind the default differ by less than the estimate knows; it keeps their order.
-fn penalty(variant: &Variant) -> f64 {
-    1.0 + 0.001 * f64::from(variant.get("rank").unwrap_or(0))
 }

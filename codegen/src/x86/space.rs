@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `rows`, `panels` | highest register tile: rows of activations x panels of 16 columns | by the number of vector registers |
 //! | `group` | panels that all rows pass before the next ones; their weights (or a block of them) stay in L2 | 2 to 8 |
-//! | `prefetch` | bytes that weights are fetched ahead | 0 leaves it to the hardware |
+//! | `prefetch` | passes over the rows fetch the next group's weights meanwhile | 0, 1 |
 //!
 //! A kernel without a matrix has one variant without names.
 
@@ -36,11 +36,7 @@ pub fn variants(spec: &KernelSpec, target: &Target) -> Vec<Variant> {
     for group in [2, 8] {
         add(Point { group, ..default });
     }
-    for prefetch in [0, 512, 2048] {
-        if prefetch != default.prefetch {
-            add(Point { prefetch, ..default });
-        }
-    }
+    add(Point { prefetch: 0, ..default });
     points
         .iter()
         .map(|p| Variant::of(&[("rows", p.rows), ("panels", p.panels), ("group", p.group), ("prefetch", p.prefetch)]))
@@ -50,7 +46,9 @@ pub fn variants(spec: &KernelSpec, target: &Target) -> Vec<Variant> {
 fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
     let types = |i: usize| spec.inputs.get(i).and_then(deepfuse_ir::Operand::tensor);
     let weight = types(matrix).map_or(DType::F32, |t| t.dtype);
-    let dot = target.has("avx512bf16") && matches!(weight, DType::Bf16 | DType::Quant(_)) && types(0).is_some_and(|t| t.dtype == DType::Bf16);
+    let dot = target.has("avx512bf16")
+        && matches!(weight, DType::Bf16 | DType::Quant(_))
+        && types(0).is_some_and(|t| t.dtype == DType::Bf16);
     // Sums, one line of weights for each panel and one broadcast must fit the vector registers: 32 of 16 lanes with AVX-512,
     // 16 of 8 with AVX2 (a panel takes two), 16 of 4 below (a panel takes four).
     let (rows, panels) = match (target.lanes, dot, weight) {
@@ -61,5 +59,5 @@ fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
         (8, ..) => (4, 1),
         _ => (2, 1),
     };
-    Point { rows, panels, group: 4, prefetch: 0 }
+    Point { rows, panels, group: 4, prefetch: 1 }
 }

@@ -1,7 +1,7 @@
 //! Rows x panels: how the GEMM kernels cover a matrix with register tiles.
 
 use super::packed::{Packed, Panel, Weight};
-use super::tile::{Mode, Rows, Start, Tile};
+use super::tile::{Ahead, Mode, Rows, Start, Tile};
 use crate::dsl::*;
 use crate::mem::{Mem, Store};
 use crate::x86::abi::Kernel;
@@ -17,7 +17,8 @@ pub struct Gemm<'a> {
     pub shapes: Shapes,
     /// Panels (of each matrix) that a pass over the rows takes together: their weights stay in L2 from row block to row block.
     pub group: u32,
-    pub prefetch: u64,
+    /// Whether a pass fetches weights of the next group.
+    pub prefetch: bool,
 }
 
 /// Sums of one panel (of each matrix) and some rows, on their way to memory.
@@ -35,7 +36,7 @@ impl<'a> Gemm<'a> {
         let mode = Mode::of(k.f.caps, activation, weight);
         let shapes = shapes(k.f.caps, mode, weight, matrices, k.choice("rows", 0), k.choice("panels", 0));
         let group = k.choice("group", 4).div_ceil(matrices).max(1);
-        Self { f: k.f, mode, shapes, group, prefetch: u64::from(k.choice("prefetch", 0)) }
+        Self { f: k.f, mode, shapes, group, prefetch: k.choice("prefetch", 1) == 1 }
     }
 
     /// Runs `body(matrix, panel, width)` over panels `lo..hi` of a stack of matrices with `panels` panels each, in groups that stay inside a matrix.
@@ -92,7 +93,9 @@ impl<'a> Gemm<'a> {
             return self.blocked(rows, count, &part, (BLOCK_BYTES / line).next_multiple_of(128), &store);
         }
         let panels = part.each(|m, j| m.panel(panel + u64::from(j)));
-        self.pass(&Pass { rows, panels: &panels, width, k, scales: &[] }, count, None, &|row, values, here| {
+        let next = self.prefetch.then(|| u64::from(width) * matrices[0].panel_bytes());
+        let pass = Pass { rows, panels: &panels, width, k, scales: &[], sums: None, next };
+        self.pass(&pass, count, &|row, values, here| {
             for (i, j) in here.iter().enumerate() {
                 let own: Vec<Vec<Val<'a>>> = values.chunks_exact(here.len()).map(|m| m[i].clone()).collect();
                 store(Sums { row, panel: panel + u64::from(*j), values: &own });
@@ -113,15 +116,17 @@ impl<'a> Gemm<'a> {
             f.range(f.i(0), here * vectors, 1, |i| sums.at(i * 16i64).set_lanes(f.zero(V16), 16));
             let run = |gemm: &Self, panels: &[Panel<'a>], scales: &[Val<'a>], from: Val<'a>, k: u64| {
                 let rows = Rows { mem: chunk.mem.at(from), ..chunk };
-                let pass = Pass { rows, panels, width: part.width, k, scales };
-                gemm.pass(&pass, here, Some((sums, 16 * vectors)), &|_, _, _| {});
+                let sums = Some((sums, 16 * vectors));
+                let pass = Pass { rows, panels, width: part.width, k, scales, sums, next: None };
+                gemm.pass(&pass, here, &|_, _, _| {});
             };
             let add = |from: Val<'a>, k: u64| {
                 let panels = part.each(|m, j| m.panel_from(part.panel + u64::from(j), from));
                 let Some(room) = decoded else { return run(self, &panels, &[], from, k) };
                 let scales: Vec<Val<'a>> = panels.iter().map(|p| p.scales.load(F32, 4).splat(16)).collect();
                 // Few rows use a decoded line too seldom to pay for storing it.
-                let few = Self { shapes: self.shapes.iter().copied().filter(|s| s.0 <= FEW_ROWS).collect(), ..self.clone() };
+                let few =
+                    Self { shapes: self.shapes.iter().copied().filter(|s| s.0 <= FEW_ROWS).collect(), ..self.clone() };
                 f.branch(
                     here.le(f.i(u64::from(FEW_ROWS))),
                     || run(&few, &panels, &scales, from, k),
@@ -142,13 +147,22 @@ impl<'a> Gemm<'a> {
         });
     }
 
-    /// One pass over K, or a block of it. With `sums` they are added to; without, `store` gets the first row, the sums
+    /// One pass over K, or a block of it. With sums they are added to; without, `store` gets the first row, the sums
     /// `[matrix, panel][row]` and which panels of the pass they are.
-    fn pass(&self, pass: &Pass<'a, '_>, count: Val<'a>, sums: Option<(Mem<'a>, u64)>, store: &Store16<'a, '_>) {
+    fn pass(&self, pass: &Pass<'a, '_>, count: Val<'a>, store: &Store16<'a, '_>) {
+        let top = u64::from(self.shapes[0].0);
+        let passes = (count + (top - 1)) / top;
+        let ahead = pass.next.map(|bytes| {
+            let (f, line) = (self.f, pass.panels[0].weight.line_bytes());
+            let several = passes.gt(f.i(1));
+            let unless_one = |v: Val<'a>| several.select(v, f.i(0));
+            (unless_one(f.i(bytes)), unless_one(f.i(line << 16) / passes.max(f.i(1))))
+        });
         self.row_blocks(count, |row: Val<'a>, (height, sub): (u32, u32)| {
+            let ahead = ahead.map(|(bytes, rate)| Ahead { bytes, rate, pairs: row / top * (pass.k / 2) });
             for first in (0..pass.width).step_by(sub as usize) {
                 let here: Vec<u32> = (first..pass.width.min(first + sub)).collect();
-                self.tile(pass, row, height, &here, sums, store);
+                self.tile(pass, row, height, &here, ahead, store);
             }
         });
     }
@@ -160,7 +174,7 @@ impl<'a> Gemm<'a> {
         row: Val<'a>,
         height: u32,
         here: &[u32],
-        sums: Option<(Mem<'a>, u64)>,
+        ahead: Option<Ahead<'a>>,
         store: &Store16<'a, '_>,
     ) {
         let matrices = pass.panels.len() / pass.width as usize;
@@ -169,10 +183,14 @@ impl<'a> Gemm<'a> {
         let panels: Vec<Panel<'a>> = numbers.iter().map(|i| pass.panels[*i]).collect();
         let places: Vec<u64> = numbers.iter().map(|i| 16 * *i as u64).collect();
         let scales: Vec<Val<'a>> = numbers.iter().filter_map(|i| pass.scales.get(*i).copied()).collect();
-        let start = sums.map(|(mem, stride)| Start { mem: mem.at(row * stride), stride, places: &places, scales: &scales });
-        let prefetch = if height <= 8 { self.prefetch } else { 0 };
+        let start = pass.sums.map(|(mem, stride)| Start {
+            mem: mem.at(row * stride),
+            stride,
+            places: &places,
+            scales: &scales,
+        });
         let (f, mode, k, rows) = (self.f, self.mode, pass.k, pass.rows.starting_at(row));
-        let values = Tile { f, mode, count: height, rows, panels: &panels, k, start, prefetch }.sums();
+        let values = Tile { f, mode, count: height, rows, panels: &panels, k, start, ahead }.sums();
         let Some(start) = start else { return store(row, &values, here) };
         for (p, column) in values.iter().zip(&places) {
             for (r, v) in p.iter().enumerate() {
@@ -253,6 +271,10 @@ struct Pass<'a, 'b> {
     k: u64,
     /// Of each panel; empty for none.
     scales: &'b [Val<'a>],
+    /// f32 sums to add to, and elements from row to row.
+    sums: Option<(Mem<'a>, u64)>,
+    /// Bytes from these panels to the next ones, if they are to be fetched.
+    next: Option<u64>,
 }
 
 /// Weights of a pass that may stay whole: half of a small L2.

@@ -79,7 +79,7 @@ impl<'a> Packed<'a> {
         self.n.div_ceil(16)
     }
 
-    fn panel_bytes(&self) -> u64 {
+    pub fn panel_bytes(&self) -> u64 {
         pack::panel_bytes(self.k as usize, self.weight.bytes() as usize) as u64
     }
 

@@ -54,8 +54,19 @@ pub struct Tile<'a, 'b> {
     pub k: u64,
     /// f32 sums to go on from; `None` starts at zero.
     pub start: Option<Start<'a, 'b>>,
-    /// Bytes that weights are prefetched ahead; 0 for none.
-    pub prefetch: u64,
+    pub ahead: Option<Ahead<'a>>,
+}
+
+/// Weights to fetch while this tile computes: each pass over the rows fetches its part of the next panels, so that memory is
+/// busy during all of them and not only during the first.
+#[derive(Clone, Copy)]
+pub struct Ahead<'a> {
+    /// From a line of this pass's panels to the same line of the next ones; 0 if there is one pass only.
+    pub bytes: Val<'a>,
+    /// Pairs that earlier passes went over.
+    pub pairs: Val<'a>,
+    /// Bytes to fetch per pair, times 2^16.
+    pub rate: Val<'a>,
 }
 
 /// Sums so far.
@@ -191,14 +202,12 @@ impl<'a> Tile<'a, '_> {
     }
 
     fn fetch_ahead(&self, pair: Val<'a>, pairs: u64) {
-        if self.prefetch == 0 {
-            return;
-        }
+        let Some(ahead) = self.ahead else { return };
+        let offset = ahead.bytes + ((((ahead.pairs + pair) * ahead.rate) >> 16i64) & -64i64);
         for p in self.panels {
-            let bytes = p.weight.line_bytes();
-            let start = p.lines.at(pair * bytes).plus(self.prefetch);
-            for line in (0..bytes * pairs).step_by(64) {
-                self.f.prefetch(start.plus(line), 3);
+            // There are two passes or more: half of what this one reads is the most that it fetches.
+            for line in (0..(p.weight.line_bytes() * pairs).div_ceil(2)).step_by(64) {
+                self.f.prefetch(p.lines.at(offset).plus(line), 2);
             }
         }
     }
