@@ -101,3 +101,13 @@ fn text_forms() {
     }
     assert!(!ir.contains("call void @llvm.mem") && !assembly.contains("memset"), "no library calls");
 }
+
+/// No machine has them all; the code is made for each and checked by LLVM and the linker.
+#[test]
+fn every_target_has_code() {
+    for name in deepfuse_codegen::x86::targets::names() {
+        let target = deepfuse_codegen::x86::targets::named(name).unwrap();
+        let code = emit_all(&kernels(), &target, 2).unwrap();
+        assert!(symbols(&code.shared_object).iter().all(|(_, section)| *section != 0), "undefined symbols on {name}");
+    }
+}

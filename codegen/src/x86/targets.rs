@@ -68,17 +68,17 @@ fn target(row: &Row) -> Target {
     }
 }
 
-/// The most demanding target that this machine runs, with the optional features it has besides, and its number of cores.
+/// The most demanding target that this machine runs, with its number of cores. Features that no kernel uses are left out: code made
+/// here runs wherever that target does.
 pub fn native() -> Target {
     let best = ROWS.iter().rev().find(|r| r.features.iter().flat_map(|l| l.iter()).all(|f| has(f)));
     let row = best.unwrap_or(&ROWS[0]);
     let mut t = target(row);
-    if row.lanes == 16 && has("avx512vbmi") {
-        t.features.push("avx512vbmi".into());
-    }
     let cores = std::thread::available_parallelism().map_or(2, |n| n.get() as u32);
     let scale = f64::from(cores) / f64::from(t.units);
     t.units = cores;
+    // Memory channels grow with the cores, but not without end.
+    t.bandwidth *= scale.clamp(1.0, 8.0);
     t.flops_f32 *= scale;
     t.flops_bf16 *= scale;
     t
@@ -110,7 +110,6 @@ pub fn has(feature: &str) -> bool {
         "avx512vl" => std::is_x86_feature_detected!("avx512vl"),
         "avx512vnni" => std::is_x86_feature_detected!("avx512vnni"),
         "avx512bf16" => std::is_x86_feature_detected!("avx512bf16"),
-        "avx512vbmi" => std::is_x86_feature_detected!("avx512vbmi"),
         _ => amx(feature),
     }
 }

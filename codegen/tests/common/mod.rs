@@ -223,16 +223,6 @@ impl Case {
         let mut first: Option<Vec<Vec<u8>>> = None;
         for workers in [1, 2, 3] {
             let results = self.run(&spec, kernel, code.kernels[0].phases, workers);
-            #[allow(clippy::print_stderr)]
-            if std::env::var_os("DEBUG_CASE").is_some() {
-                eprintln!(
-                    "{} {} {:?} [{variant}] {:?}",
-                    self.op.name(),
-                    target.name,
-                    self.sizes.0,
-                    spec.inputs.iter().map(|o| o.ty.to_string()).collect::<Vec<_>>()
-                );
-            }
             let what = format!(
                 "{} on {} [{variant}] with {workers} workers, sizes {:?}",
                 self.op.name(),
