@@ -204,9 +204,13 @@ fn measure(shape: &Shape, target: &Target, tokens: u64, workers: usize, all: boo
     let work = cost::spec_work(&spec, &sizes);
     let total: usize = spec.inputs.iter().map(|o| bytes_of(o, &sizes)).sum();
     let copies = (COLD / total).clamp(1, 24);
-    let inputs: Vec<Vec<Buffer>> = (0..copies)
-        .map(|c| spec.inputs.iter().enumerate().map(|(i, o)| fill(shape.op, o, i, &sizes, c)).collect())
-        .collect();
+    // Activations and indices vary more often than weights: few tokens meet other experts each time.
+    let fresh = |c: usize, constant: bool| -> Vec<Option<Buffer>> {
+        let own = |(i, o): (usize, &Operand)| (o.constant == constant).then(|| fill(shape.op, o, i, &sizes, c));
+        spec.inputs.iter().enumerate().map(own).collect()
+    };
+    let weights: Vec<_> = (0..copies).map(|c| fresh(c, true)).collect();
+    let rest: Vec<_> = (0..24).map(|c| fresh(c, false)).collect();
     let outputs: Vec<Buffer> =
         spec.outputs.iter().filter_map(Type::tensor).map(|t| Buffer::filled(t.bytes(&sizes) as usize, 0)).collect();
     let scratch = Buffer::filled(spec.scratch_bytes(&sizes) as usize + 4096, 0);
@@ -214,9 +218,10 @@ fn measure(shape: &Shape, target: &Target, tokens: u64, workers: usize, all: boo
     for variant in if all { &variants[..] } else { &variants[..1] } {
         let code = emit_all(&[("k".into(), (*spec).clone(), variant.clone())], target, 1).unwrap();
         let library = Library::load(&code.shared_object);
-        let args = inputs.iter().map(|list| {
+        let args = rest.iter().enumerate().map(|(c, rest)| {
             let mut a = sizes.0.to_vec();
-            a.extend(list.iter().chain(&outputs).map(Buffer::address));
+            let pairs = weights[c % copies].iter().zip(rest);
+            a.extend(pairs.filter_map(|(w, r)| w.as_ref().or(r.as_ref())).chain(&outputs).map(Buffer::address));
             a.push(scratch.address() / 64 * 64);
             a
         });
