@@ -227,8 +227,9 @@ impl Told<'_> {
         let form = |(name, graph): &(String, Graph)| {
             let priced = self.price(class, graph, bucket);
             let anew: u64 = priced.stored.iter().filter(|(at, _)| !kept.contains(*at)).map(|(_, bytes)| bytes).sum();
-            let attention =
-                [Op::MlaAbsorbed, Op::MlaExpanded].into_iter().filter(|op| graph.nodes.iter().any(|n| n.op == *op));
+            let attention = [Op::MlaAbsorbed, Op::MlaAbsorbedSplit, Op::MlaExpanded]
+                .into_iter()
+                .filter(|op| graph.nodes.iter().any(|n| n.op == *op));
             let form = Form {
                 name: name.clone(),
                 chosen: *name == bucket.name,

@@ -58,8 +58,13 @@ fn shapes(dtype: DType) -> Vec<Shape> {
             std::iter::once(Dim::scaled(Symbol::P, 64)).chain(dims.iter().map(|d| Dim::fixed(*d))).collect();
         tensor(DType::Bf16, &dims)
     };
-    let mut absorbed = vec![rows(&[16, 512]), rows(&[16, 64]), state];
-    absorbed.extend(paging());
+    let absorbed = |heads| {
+        let mut operands = vec![rows(&[heads, 512]), rows(&[heads, 64]), state.clone()];
+        operands.extend(paging());
+        operands
+    };
+    let mut splits = scale.clone();
+    splits.insert("splits", Attr::Int(8));
     let mut expanded =
         vec![rows(&[16, 128]), rows(&[16, 64]), context(&[16, 128]), context(&[16, 128]), context(&[64])];
     expanded.extend([ints(&[t]), ints(&[t]), ints(&[starts])]);
@@ -91,7 +96,10 @@ fn shapes(dtype: DType) -> Vec<Shape> {
             Op::ExpertDown,
             vec![rows(&[6, 1408]), idx(), tensor(DType::F32, &[t, Dim::fixed(6)]), weight(dtype, &[64, 2048, 1408])],
         ),
-        Shape { name: "mla_absorbed", op: Op::MlaAbsorbed, attrs: scale.clone(), operands: absorbed },
+        Shape { name: "mla_absorbed", op: Op::MlaAbsorbed, attrs: scale.clone(), operands: absorbed(16) },
+        Shape { name: "mla_absorbed_128", op: Op::MlaAbsorbed, attrs: scale.clone(), operands: absorbed(128) },
+        Shape { name: "mla_split", op: Op::MlaAbsorbedSplit, attrs: splits.clone(), operands: absorbed(16) },
+        Shape { name: "mla_split_128", op: Op::MlaAbsorbedSplit, attrs: splits, operands: absorbed(128) },
         Shape { name: "mla_expanded", op: Op::MlaExpanded, attrs: scale, operands: expanded },
     ]
 }
@@ -126,10 +134,10 @@ fn fill(op: Op, o: &Operand, position: usize, sizes: &Sizes, seed: usize) -> Buf
     let (n, pages) = (bytes / 4, sizes.get(Symbol::P) as i32);
     let last_positions = || (0..n as i32).map(|i| pages * 64 - n as i32 + i).collect();
     let values: Vec<i32> = match (op, position) {
-        (Op::MlaAbsorbed, 3) | (Op::MlaExpanded, 5) => last_positions(),
-        (Op::MlaAbsorbed, 4) | (Op::MlaExpanded, 6) => vec![0; n],
-        (Op::MlaAbsorbed, 5) => (0..n as i32).collect(),
-        (Op::MlaAbsorbed, 6) | (Op::MlaExpanded, 7) => vec![0, pages],
+        (Op::MlaAbsorbed | Op::MlaAbsorbedSplit, 3) | (Op::MlaExpanded, 5) => last_positions(),
+        (Op::MlaAbsorbed | Op::MlaAbsorbedSplit, 4) | (Op::MlaExpanded, 6) => vec![0; n],
+        (Op::MlaAbsorbed | Op::MlaAbsorbedSplit, 5) => (0..n as i32).collect(),
+        (Op::MlaAbsorbed | Op::MlaAbsorbedSplit, 6) | (Op::MlaExpanded, 7) => vec![0, pages],
         _ => (0..n).map(|i| ((i / 6 * 7 + i % 6 * 11 + seed * 13) % 64) as i32).collect(),
     };
     Buffer::holding(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
@@ -230,7 +238,7 @@ fn measure(shape: &Shape, target: &Target, tokens: u64, workers: usize, all: boo
         let nanos = time(&bench, workers, launches);
         let (gflops, gbs) = (work.operations / nanos, work.bytes / nanos);
         println!(
-            "{:14} T={tokens:<4} {:10.1} us {gflops:8.1} GFLOP/s {gbs:7.1} GB/s  {variant}",
+            "{:16} T={tokens:<4} {:10.1} us {gflops:8.1} GFLOP/s {gbs:7.1} GB/s  {variant}",
             shape.name,
             nanos / 1e3
         );

@@ -7,10 +7,16 @@ use common::*;
 use deepfuse_ir::*;
 
 fn run(op: Op, args: Vec<Arg>, sizes: Sizes, tolerance: f32) {
+    run_with(op, args, sizes, tolerance, &[]);
+}
+
+fn run_with(op: Op, args: Vec<Arg>, sizes: Sizes, tolerance: f32, more: &[(&'static str, Attr)]) {
     // Weights are rounded to bf16 before they meet bf16 values, as the plain graph rounds them.
     let rounded = args[0].value.dtype == DType::Bf16;
     let tolerance = if rounded { 2e-3 } else { tolerance };
-    let case = Case { op, attrs: attrs(&[("scale", real(0.2))]), args, sizes };
+    let mut attrs = attrs(&[("scale", real(0.2))]);
+    attrs.extend(more.iter().cloned());
+    let case = Case { op, attrs, args, sizes };
     for target in targets() {
         case.check(&target, close(tolerance));
     }
@@ -60,6 +66,25 @@ fn absorbed() {
                 let qr = Arg::random(&mut r, dtype, &[T(), dim(n), dim(d)], &[t, n as usize, d as usize]);
                 let state = Arg::state(&mut r, dtype, 40 * 64, (l + d) as usize);
                 run(Op::MlaAbsorbed, vec![ql, qr.with_gap(2), state, pos, seq, pages, page_start], sizes, 1e-4);
+            }
+        }
+    }
+}
+
+/// Fewer pages than parts, as many, more; contexts that end inside a page.
+#[test]
+fn absorbed_split() {
+    let mut r = Random(3);
+    for dtype in FLOATS {
+        for sequences in BATCHES {
+            for (n, l, d, splits) in [(2, 32, 16, 2), (5, 48, 8, 3), (16, 64, 32, 1), (3, 21, 6, 40)] {
+                let (sizes, [pos, seq, pages, page_start]) = batch(&mut r, sequences, 40);
+                let t = sizes.get(Symbol::T) as usize;
+                let ql = Arg::random(&mut r, dtype, &[T(), dim(n), dim(l)], &[t, n as usize, l as usize]);
+                let qr = Arg::random(&mut r, dtype, &[T(), dim(n), dim(d)], &[t, n as usize, d as usize]);
+                let state = Arg::state(&mut r, dtype, 40 * 64, (l + d) as usize);
+                let args = vec![ql, qr.with_gap(2), state, pos, seq, pages, page_start];
+                run_with(Op::MlaAbsorbedSplit, args, sizes, 1e-4, &[("splits", Attr::Int(splits))]);
             }
         }
     }

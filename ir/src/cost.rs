@@ -7,7 +7,7 @@ use crate::types::{PAGE_TOKENS, Sizes, Symbol, Type};
 /// Work of one call at given sizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Work {
-    /// Bytes that cross the memory interface once: operands, results, the rows of states that are touched.
+    /// Bytes that cross the memory interface once: operands, results, the rows of states that are touched; partial results twice.
     pub bytes: f64,
     /// Additions and multiplications, each counted as one; exponentials and the like as one.
     pub operations: f64,
@@ -24,8 +24,44 @@ pub fn spec_work(spec: &KernelSpec, sizes: &Sizes) -> Work {
 /// * Attention reads each page once and computes with the average context of a sequence, `64 P / S` rows a token; the causal half of a
 ///   sequence's own new tokens is not subtracted.
 pub fn work(call: &Call<'_>, sizes: &Sizes) -> Work {
-    let bytes = operand_bytes(call, sizes) + call.results.iter().map(|t| tensor_bytes(t, sizes)).sum::<f64>();
+    let results = call.results.iter().map(|t| tensor_bytes(t, sizes)).sum::<f64>();
+    let bytes = operand_bytes(call, sizes) + results + exchanged(call, sizes);
     Work { bytes, operations: operations(call, sizes) }
+}
+
+/// Parts of a call that workers can take one each, at given sizes; `None` if there are always enough. Attention is dealt out by tokens and
+/// groups of heads: few of both leave workers without work.
+pub fn parts(call: &Call<'_>, sizes: &Sizes) -> Option<f64> {
+    let dim = |axis: usize| call.operands[0].tensor().map_or(1, |t| t.shape[axis].eval(sizes));
+    let pages = sizes.get(Symbol::P).div_ceil(sizes.get(Symbol::S).max(1)).max(1);
+    let parts = match call.op {
+        Op::MlaAbsorbed => dim(0) * dim(1).div_ceil(16),
+        Op::MlaAbsorbedSplit => dim(0) * dim(1).div_ceil(128) * splits(call).min(pages),
+        Op::MlaExpanded => dim(0).div_ceil(128) * dim(1),
+        _ => return None,
+    };
+    Some(parts.max(1) as f64)
+}
+
+fn splits(call: &Call<'_>) -> u64 {
+    call.attrs.int("splits").map_or(1, |n| n.max(1) as u64)
+}
+
+/// How much longer a call takes because its parts do not divide evenly among `units` workers: at least 1.
+pub fn imbalance(call: &Call<'_>, sizes: &Sizes, units: u32) -> f64 {
+    let units = f64::from(units.max(1));
+    parts(call, sizes).map_or(1.0, |parts| (parts / units).ceil() * units / parts)
+}
+
+/// Bytes that the parts of a split context leave in scratch for each other: sums, largest score and sum of weights of every head.
+fn exchanged(call: &Call<'_>, sizes: &Sizes) -> f64 {
+    if call.op != Op::MlaAbsorbedSplit {
+        return 0.0;
+    }
+    let t = call.operands[0].tensor();
+    let heads = t.map_or(0, |t| t.shape[0].eval(sizes) * t.shape[1].eval(sizes)) as f64;
+    let row = 4.0 * (t.and_then(|t| t.shape[2].as_fixed()).unwrap_or(0) + 2) as f64;
+    2.0 * splits(call) as f64 * heads * row
 }
 
 fn tensor_bytes(t: &Type, sizes: &Sizes) -> f64 {
@@ -57,7 +93,7 @@ fn operand_bytes(call: &Call<'_>, sizes: &Sizes) -> f64 {
 /// Rows of a state that the op reads or writes.
 fn rows_touched(op: Op, sizes: &Sizes) -> f64 {
     match op {
-        Op::Read | Op::MlaAbsorbed => (sizes.get(Symbol::P) * PAGE_TOKENS) as f64,
+        Op::Read | Op::MlaAbsorbed | Op::MlaAbsorbedSplit => (sizes.get(Symbol::P) * PAGE_TOKENS) as f64,
         _ => sizes.get(Symbol::T) as f64,
     }
 }
@@ -93,9 +129,10 @@ fn operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
         Op::ExpertDown => 2.0 * result * dim(1, 1) * (dim(3, 2) + 1.0),
         Op::Route => 2.0 * first() * dim(1, 0) + 8.0 * dim(0, 0) * dim(1, 0),
         Op::Einsum => einsum_operations(call, sizes),
-        Op::MlaAbsorbed => {
+        Op::MlaAbsorbed | Op::MlaAbsorbedSplit => {
             let (tokens, heads, latent, rope) = (dim(0, 0), dim(0, 1), dim(0, 2), dim(1, 2));
-            tokens * heads * context * (2.0 * (2.0 * latent + rope) + 4.0)
+            let merge = if call.op == Op::MlaAbsorbed { 0.0 } else { 2.0 * result * splits(call) as f64 };
+            tokens * heads * context * (2.0 * (2.0 * latent + rope) + 4.0) + merge
         }
         Op::MlaExpanded => {
             let (tokens, heads, key, rope, value) = (dim(0, 0), dim(0, 1), dim(0, 2), dim(1, 2), dim(3, 2));
@@ -138,8 +175,8 @@ fn einsum_operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
     product
 }
 
-/// The simplest machine: a call costs `launch + max(bytes / bandwidth, operations / peak)` nanoseconds at the bucket's typical sizes.
-/// Back ends refine this; tests use it as it is.
+/// The simplest machine: a call costs `launch + max(bytes / bandwidth, operations / peak)` nanoseconds at the bucket's typical sizes, more if
+/// its parts do not divide evenly among the workers. Back ends refine this; tests use it as it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Roofline {
     /// Nanoseconds.
@@ -148,11 +185,13 @@ pub struct Roofline {
     pub bandwidth: f64,
     /// Operations a nanosecond.
     pub peak: f64,
+    /// Workers that bandwidth and peak belong to.
+    pub units: u32,
 }
 
 impl Roofline {
     /// A few cores of a server with vdpbf16ps.
-    pub const SMALL_SERVER: Self = Self { launch: 2_000.0, bandwidth: 20.0, peak: 250.0 };
+    pub const SMALL_SERVER: Self = Self { launch: 2_000.0, bandwidth: 20.0, peak: 250.0, units: 2 };
 
     pub fn nanos(&self, work: Work) -> f64 {
         self.launch + (work.bytes / self.bandwidth).max(work.operations / self.peak)
@@ -162,7 +201,12 @@ impl Roofline {
 impl Catalog for Roofline {
     fn answer(&self, call: &Call<'_>, bucket: &Bucket) -> Answer {
         match spec_of(call, bucket) {
-            Answer::Kernel { spec, .. } => Answer::Kernel { spec, nanos: self.nanos(work(call, &bucket.typical)) },
+            Answer::Kernel { spec, .. } => {
+                let Work { bytes, operations } = work(call, &bucket.typical);
+                let longer = imbalance(call, &bucket.typical, self.units);
+                let work = Work { bytes: bytes * longer, operations: operations * longer };
+                Answer::Kernel { spec, nanos: self.nanos(work) }
+            }
             other => other,
         }
     }

@@ -145,7 +145,8 @@ impl KernelSpec {
     /// * `route`: f32 logits, `4 E` a token
     /// * `expert_*`: token lists by expert, `4 (2 E + 16)` and `4 k` a token; `k` gathered rows of x a token, each to a 64-byte
     ///   border; `expert_down` adds its f32 sums, `4 N` a token
-    /// * `mla_*`: none, workers keep their tiles on the stack
+    /// * `mla_absorbed_split`: f32 sums, largest score and sum of weights of every head and split, `4 H splits (ceil(L/32) 32 + 16)` a token
+    /// * other `mla_*`: none, workers keep their tiles on the stack
     pub fn scratch_terms(&self) -> (u64, [u64; crate::Symbol::COUNT]) {
         let mut terms = [0; crate::Symbol::COUNT];
         let fixed = |i: usize, axis: usize| {
@@ -172,6 +173,11 @@ impl KernelSpec {
                     terms[t] += 4 * fixed(3, 1).next_multiple_of(16);
                 }
                 ((4 * (2 * experts + 16)).next_multiple_of(64), terms)
+            }
+            Op::MlaAbsorbedSplit => {
+                let splits = self.attrs.int("splits").unwrap_or(1) as u64;
+                terms[t] = 4 * fixed(0, 1) * splits * (fixed(0, 2).next_multiple_of(32) + 16);
+                (0, terms)
             }
             _ => (0, terms),
         }
@@ -319,7 +325,7 @@ pub fn family(op: Op) -> Option<Family> {
         ExpertSwiglu => Family::ExpertSwiglu,
         ExpertDown => Family::ExpertDown,
         Route => Family::Route,
-        MlaAbsorbed => Family::MlaAbsorbed,
+        MlaAbsorbed | MlaAbsorbedSplit => Family::MlaAbsorbed,
         MlaExpanded => Family::MlaExpanded,
         RmsNorm | AddNorm => Family::Norm,
         Write | RopeCache => Family::RopeCache,

@@ -5,7 +5,7 @@ use deepfuse_frontend::{Activations, Model, build};
 use deepfuse_ir::cost::Roofline;
 use deepfuse_ir::eval::{Evaluated, evaluate};
 use deepfuse_ir::testing::{Batch, Sequence, values};
-use deepfuse_ir::{Bucket, Graph, Op, ParamKind, Sizes, Tensor};
+use deepfuse_ir::{AttrsExt, Bucket, Graph, Op, ParamKind, Sizes, Tensor};
 use deepfuse_passes::canonicalize;
 use deepfuse_passes::check::check_text;
 use deepfuse_passes::fuse::{Certificate, FuseOptions, Fused, Numerics, Stop, fuse};
@@ -167,6 +167,28 @@ fn v3_absorbs_in_decode_and_expands_in_prefill() {
     let forms: Vec<(usize, usize)> =
         result.graphs.iter().map(|(_, g)| (count(g, Op::MlaAbsorbed), count(g, Op::MlaExpanded))).collect();
     assert_eq!(forms, [(61, 0), (61, 0), (61, 0), (0, 61)]);
+}
+
+/// One token over a long context is split where workers would idle: V2-Lite's 16 heads are one piece of work. Many tokens, and V3's 128
+/// heads on two workers, are not.
+#[test]
+fn long_contexts_are_split_in_decode_only() {
+    let two = deepfuse_codegen::x86::targets::named("x86-avx512-bf16").unwrap();
+    let wide = deepfuse_ir::Target { units: 32, flops_bf16: 16.0 * two.flops_bf16, bandwidth: 300.0, ..two.clone() };
+    let buckets = [at("1", 1, 1, 4096), at("8", 8, 1, 4096), at("128", 128, 1, 4096)];
+    let splits = |name: &str, target: &deepfuse_ir::Target| -> Vec<i64> {
+        let catalog = deepfuse::catalog::BackendCatalog::new(target, &deepfuse_codegen::x86::X86);
+        let result = fuse(&plain(name, Activations::Bf16), &catalog, &buckets, &options(Numerics::Requantizes));
+        let of = |g: &Graph| {
+            let mut found = g.nodes.iter().filter(|n| n.op == Op::MlaAbsorbedSplit);
+            found.next().map_or(0, |n| n.attrs.int("splits").unwrap())
+        };
+        result.unwrap_or_else(|e| panic!("{e}")).graphs.iter().map(|(_, g)| of(g)).collect()
+    };
+    assert_eq!(splits("deepseek-v2-lite-config", &two), [2, 0, 0]);
+    assert_eq!(splits("deepseek-v3-config", &two), [0, 0, 0]);
+    assert_eq!(splits("deepseek-v2-lite-config", &wide), [32, 4, 0]);
+    assert_eq!(splits("deepseek-v3-config", &wide), [32, 0, 0]);
 }
 
 /// The same by the estimates of the x86 back end, with and without bf16 dot products.

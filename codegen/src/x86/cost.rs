@@ -1,19 +1,23 @@
 //! Estimated time: launches plus the slower of memory and arithmetic, at the bucket's typical sizes.
 
 use crate::Nanos;
-use deepfuse_ir::cost::spec_work;
-use deepfuse_ir::{DType, Family, KernelSpec, Op, Target, Variant};
+use deepfuse_ir::cost::{imbalance, spec_work};
+use deepfuse_ir::{Call, DType, Family, KernelSpec, Op, Target, Variant};
 
-/// `phases * launch + max(bytes / bandwidth, operations / peak)`. Variants differ by less than this knows: equal estimates leave the
+/// `phases * launch + max(bytes / bandwidth, operations / peak) * imbalance`. Variants differ by less than this knows: equal estimates leave the
 /// choice to their order.
 pub fn estimate(spec: &KernelSpec, _: &Variant, target: &Target) -> Nanos {
     let work = spec_work(spec, &spec.bucket.typical);
     let time = (work.bytes / target.bandwidth).max(work.operations / peak(spec, target));
-    target.launch * phases(spec.family) + time
+    let call = Call { op: spec.op, attrs: &spec.attrs, operands: &spec.inputs, results: &spec.outputs };
+    target.launch * phases(spec) + time * imbalance(&call, &spec.bucket.typical, target.units)
 }
 
-fn phases(family: Family) -> f64 {
-    match family {
+fn phases(spec: &KernelSpec) -> f64 {
+    if spec.op == Op::MlaAbsorbedSplit {
+        return 2.0;
+    }
+    match spec.family {
         Family::ExpertSwiglu | Family::ExpertDown => 3.0,
         Family::Route => 2.0,
         _ => 1.0,
@@ -40,9 +44,9 @@ fn peak(spec: &KernelSpec, target: &Target) -> f64 {
         Op::Linear | Op::HeadLinear | Op::Swiglu | Op::Route => gemm(1),
         Op::ExpertSwiglu => gemm(2),
         Op::ExpertDown => gemm(3),
-        Op::MlaAbsorbed if dot => 0.78 * target.flops_bf16,
+        Op::MlaAbsorbed | Op::MlaAbsorbedSplit if dot => 0.78 * target.flops_bf16,
         Op::MlaExpanded if dot => 0.65 * target.flops_bf16,
-        Op::MlaAbsorbed | Op::MlaExpanded => 0.5 * target.flops_f32,
+        Op::MlaAbsorbed | Op::MlaAbsorbedSplit | Op::MlaExpanded => 0.5 * target.flops_f32,
         Op::Einsum => 0.2 * target.flops_f32,
         // `expert_linear` among them: one row at a time, every token reads its experts' matrices.
         _ => 0.1 * target.flops_f32,

@@ -27,12 +27,17 @@ pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
 }
 
 pub fn eval(x: &[&Tensor], a: &Attrs, sizes: &Sizes) -> Vec<Tensor> {
-    let context = read::eval(&[x[2], x[5]], a, sizes).remove(0).widen();
-    let (latent, width) = (x[0].width(), context.width());
-    let part = |start: usize, len: usize| context.gathered(&[context.rows(), len], |i| i[0] * width + start + i[1]);
-    let (c, k) = (part(0, latent), part(latent, width - latent));
+    let (c, k) = context(x, a, sizes);
     let p = probabilities((x[0], &c, "tnl,xl->tnx"), (x[1], &k, "tnr,xr->tnx"), [x[3], x[4], x[6]], a, sizes);
     vec![contract(&p, &c, "tnx,xl->tnl", sizes).narrow(x[0].dtype)]
+}
+
+/// The cached rows of all pages in f32: latents and rotated keys.
+pub(crate) fn context(x: &[&Tensor], a: &Attrs, sizes: &Sizes) -> (Tensor, Tensor) {
+    let rows = read::eval(&[x[2], x[5]], a, sizes).remove(0).widen();
+    let (latent, width) = (x[0].width(), rows.width());
+    let part = |start: usize, len: usize| rows.gathered(&[rows.rows(), len], |i| i[0] * width + start + i[1]);
+    (part(0, latent), part(latent, width - latent))
 }
 
 /// `einsum` in f32.
@@ -48,11 +53,21 @@ pub(crate) fn probabilities(
     a: &Attrs,
     sizes: &Sizes,
 ) -> Tensor {
-    let scale = float_of(a, "scale") as f32;
-    let (s1, s2) = (contract(main.0, main.1, main.2, sizes), contract(rotated.0, rotated.1, rotated.2, sizes));
-    let scores = add::zip(&s1, &s2, |p, q| (p + q) * scale);
+    let scores = scores(main, rotated, a, sizes);
     let masked = causal_mask::eval(&[&scores, mask[0], mask[1], mask[2]], a, sizes).remove(0);
     softmax::eval(&[&masked], a, sizes).remove(0)
+}
+
+/// Scaled scores in f32 from their two parts, not masked.
+pub(crate) fn scores(
+    main: (&Tensor, &Tensor, &str),
+    rotated: (&Tensor, &Tensor, &str),
+    a: &Attrs,
+    sizes: &Sizes,
+) -> Tensor {
+    let scale = float_of(a, "scale") as f32;
+    let (s1, s2) = (contract(main.0, main.1, main.2, sizes), contract(rotated.0, rotated.1, rotated.2, sizes));
+    add::zip(&s1, &s2, |p, q| (p + q) * scale)
 }
 
 #[cfg(test)]

@@ -144,6 +144,7 @@ ops! {  // surface name / operand count          one place: ir/src/ops/<name>.rs
     Route        = "route"         / 2 ..= 3 => route;       // two results
     RopeCache    = "rope_cache"    / 7 => rope_cache;
     MlaAbsorbed  = "mla_absorbed"  / 7 => mla_absorbed;
+    MlaAbsorbedSplit = "mla_absorbed_split" / 7 => mla_absorbed_split;
     MlaExpanded  = "mla_expanded"  / 8 => mla_expanded;
 }
 

@@ -100,7 +100,7 @@ proptest! {
     /// Both forms of MLA, and the whole cache path, against the plain form.
     #[test]
     fn attention_is_its_plain_form((batch, seed) in any_batch()) {
-        pairs_agree("f32[T, 4, 6], f32[T, 4, 6], f32[T, 4, 6], f32[T, 4, 6]", "
+        pairs_agree("f32[T, 4, 6], f32[T, 4, 6], f32[T, 4, 6], f32[T, 4, 6], f32[T, 4, 16], f32[T, 4, 16]", "
             %6 = rope_cache %kv, %latent_gain, @kv_cache, %pos, %seq, %pages, %page_start {eps = 1e-6, ROPE} : paged f32[20]
             %7 = read %6, %pages : f32[64*P, 20]
             %8 = slice %7 {axis = 1, start = 0, len = 16} : f32[64*P, 16]
@@ -123,7 +123,8 @@ proptest! {
             %43 = mla_absorbed %42, %qr, %6, %pos, %seq, %pages, %page_start {scale = 0.25} : f32[T, 4, 16]
             %44 = head_rows %kv_b {heads = 4, start = 8, len = 6} : f32[4, 6, 16]
             %45 = head_linear %43, %44 : f32[T, 4, 6]
-            return %25, %30, %25, %45", &batch, seed)?;
+            %46 = mla_absorbed_split %42, %qr, %6, %pos, %seq, %pages, %page_start {scale = 0.25, splits = 2} : f32[T, 4, 16]
+            return %25, %30, %25, %45, %43, %46", &batch, seed)?;
     }
 
     #[test]

@@ -177,9 +177,13 @@ impl Builder<'_> {
             Op::Linear | Op::HeadLinear | Op::Einsum | Op::HeadRows | Op::Swiglu => self.matrix_op(op),
             Op::GroupLimit | Op::TopK | Op::Gather | Op::Normalize | Op::Route => self.router_op(op),
             Op::ExpertLinear | Op::ExpertSwiglu | Op::ExpertDown | Op::Combine => self.expert_op(op),
-            Op::Read | Op::Write | Op::RopeCache | Op::CausalMask | Op::MlaAbsorbed | Op::MlaExpanded => {
-                self.attention_op(op)
-            }
+            Op::Read
+            | Op::Write
+            | Op::RopeCache
+            | Op::CausalMask
+            | Op::MlaAbsorbed
+            | Op::MlaAbsorbedSplit
+            | Op::MlaExpanded => self.attention_op(op),
         }
     }
 
@@ -361,11 +365,15 @@ impl Builder<'_> {
                 let masked = self.node(op, &[x, mask[0], mask[1], mask[2]], attrs(&[]))?;
                 self.node(Op::Softmax, &masked, attrs(&[])) // infinities stay inside
             }
-            Op::MlaAbsorbed => {
+            Op::MlaAbsorbed | Op::MlaAbsorbedSplit => {
                 let (ql, qr) = (self.heads(LATENT)?, self.heads(ROTATED)?);
                 let state = self.state(LATENT + ROTATED);
                 let [pos, seq, pages, page_start] = ["pos", "seq", "pages", "page_start"].map(|name| self.batch(name));
-                self.node(op, &[ql, qr, state, pos, seq, pages, page_start], attrs(&[("scale", real(0.125))]))
+                let mut a = attrs(&[("scale", real(0.125))]);
+                if op == Op::MlaAbsorbedSplit {
+                    a.insert("splits", int(self.of(&[1, 2, 5])));
+                }
+                self.node(op, &[ql, qr, state, pos, seq, pages, page_start], a)
             }
             _ => {
                 let (qn, qr, context) = (self.heads(4)?, self.heads(ROTATED)?, self.context()?);

@@ -25,6 +25,11 @@ use lanes::{bf16_lanes, pieces, unpacked};
 /// Context rows of a block: a page.
 pub const BLOCK: u64 = 64;
 
+/// Blocks that hold `rows` context rows.
+pub fn blocks(rows: Val<'_>) -> Val<'_> {
+    (rows + (BLOCK - 1)) / BLOCK
+}
+
 /// Where the rows of a block lie: first row and elements from row to row.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
@@ -158,13 +163,23 @@ impl<'a> Attention<'a> {
 
     /// The first `active` rows against all blocks of `0 .. most` context rows; `context(block)` finds them.
     pub fn run(&self, active: Val<'a>, most: Val<'a>, context: impl Fn(Val<'a>) -> Context<'a>) {
+        self.run_blocks(active, most, [self.f.i(0), blocks(most)], context);
+    }
+
+    /// [`Attention::run`] for blocks `from .. to` only.
+    pub fn run_blocks(
+        &self,
+        active: Val<'a>,
+        most: Val<'a>,
+        [from, to]: [Val<'a>; 2],
+        context: impl Fn(Val<'a>) -> Context<'a>,
+    ) {
         let f = self.f;
-        let blocks = (most + (BLOCK - 1)) / BLOCK;
-        f.range(f.i(0), blocks, 1, |block| {
+        f.range(from, to, 1, |block| {
             let here = context(block);
             let first = block * BLOCK;
             let count = (most - first).min(f.i(BLOCK));
-            let next = context((block + 1i64).min(blocks - 1i64));
+            let next = context((block + 1i64).min(to - 1i64));
             let here = self.copied(here, count, &next);
             self.score(&here, active, count, &next);
             self.weigh(active, first);
@@ -232,13 +247,24 @@ impl<'a> Attention<'a> {
 
     /// Result of row `r` to `to`.
     pub fn store(&self, r: Val<'a>, to: Mem<'a>) {
-        let inverse = (self.f.float(F32, 1.0) / self.total.at(r).get()).splat(16);
+        self.store_sums(r, self.f.float(F32, 1.0) / self.total.at(r).get(), to);
+    }
+
+    /// What row `r` has met so far, to f32 memory: sums of weighted values, padded to 32, then the largest score and the sum of weights.
+    pub fn store_partial(&self, r: Val<'a>, to: Mem<'a>) {
+        self.store_sums(r, self.f.float(F32, 1.0), to);
+        to.plus(self.value_width()).set(self.top.at(r).get());
+        to.plus(self.value_width() + 1).set(self.total.at(r).get());
+    }
+
+    fn store_sums(&self, r: Val<'a>, factor: Val<'a>, to: Mem<'a>) {
+        let factor = factor.splat(16);
         pieces(self.f, self.widths.value, |i, lanes| {
             let from = self.sums.at(r * self.value_width() + i);
             let [low, high] = self.in_order([from.get16(16), from.plus(16).get16(16)]);
-            to.at(i).set_lanes(low * inverse, lanes.min(16));
+            to.at(i).set_lanes(low * factor, lanes.min(16));
             if lanes > 16 {
-                to.at(i).plus(16).set_lanes(high * inverse, lanes - 16);
+                to.at(i).plus(16).set_lanes(high * factor, lanes - 16);
             }
         });
     }

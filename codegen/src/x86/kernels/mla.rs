@@ -1,52 +1,151 @@
-//! `mla_absorbed`, `mla_expanded`: which query rows meet which context rows. The arithmetic is in [`super::attention`].
+//! `mla_absorbed`, `mla_absorbed_split`, `mla_expanded`: which query rows meet which context rows. The arithmetic is in [`super::attention`].
 //!
-//! * absorbed: a work item is 8 heads of a token; keys and values are the cached rows themselves, found page by page
+//! * absorbed: a work item is 16 heads of a token; keys and values are the cached rows themselves, found page by page
+//! * split: the same for a part of the context, then the parts are merged
 //! * expanded: a work item is a head of 32 tokens; keys and values were rebuilt for the context axis. Tokens of several sequences in
 //!   one item are taken run by run
 //!
 //! Items are dealt out round robin: later tokens see more context, so contiguous shares would be unequal.
 
-use super::attention::{Attention, BLOCK, Context, Rows, Shape, Widths};
+use super::attention::{Attention, BLOCK, Context, Rows, Shape, Widths, blocks};
 use super::rope_cache::Slots;
 use super::walk::state;
 use crate::EmitError;
 use crate::dsl::*;
+use crate::math;
+use crate::mem::{Mem, Store, by16};
 use crate::x86::abi::{Kernel, View};
 
-/// Heads of a work item of the absorbed form.
-const GROUP: u64 = 8;
+/// Most heads of a work item that sees the whole context: a page is read once for them.
+const GROUP: u64 = 16;
+/// Most heads of a work item that sees a part of it: what these keep (queries, sums, weights) fits L2, and parts give work enough.
+const SPLIT_GROUP: u64 = 128;
 /// Tokens of a work item of the expanded form: enough to pay for the copy of the context rows.
 const TOKENS: u64 = 128;
 
 pub fn absorbed(k: &Kernel<'_>) -> Result<u32, EmitError> {
-    let ((cache, stride), slots) = (state(k, 2)?, Slots::new(k, 3)?);
-    let (q, qr, y) = queries(k)?;
-    let (heads, latent, rotated) = (k.fixed(0, 1)?, k.fixed(0, 2)?, k.fixed(1, 2)?);
-    let (f, group) = (k.f, GROUP.min(heads));
-    let groups = heads.div_ceil(group);
-    let widths = Widths { key: latent, rotated, value: latent };
-    let shape = Shape { rows: group, widths, scale: k.float("scale")?, copy: false };
-    let a = Attention::new(f, q.mem.store, shape);
+    let x = Absorbed::new(k, GROUP)?;
     k.phase(0, || {
-        k.deal(y.dims[0] * groups, |item| {
-            let (t, first) = (item / groups, item % groups * group);
-            let limit = slots.pos.at(&[t]).index() + 1i64;
-            // A last group of fewer heads repeats the last head.
-            f.count(group, |r| {
-                let index = [t, within(first, r, heads)];
-                a.load(r, q.at(&index), qr.at(&index), limit);
-            });
-            let first_page = slots.page_start.at(&[slots.seq.at(&[t]).index()]).index();
-            a.run(f.i(group), limit, |block| {
-                let page = slots.pages.at(&[first_page + block]).index();
-                let mem = cache.at(page * (BLOCK * stride));
-                let rows = |offset: u64| Rows { mem: mem.plus(offset), stride };
-                Context { key: rows(0), rotated: rows(latent), value: rows(0) }
-            });
-            f.count(group, |r| a.store(r, y.at(&[t, within(first, r, heads)])));
+        k.deal(x.y.dims[0] * x.groups(), |item| {
+            let (t, first) = (item / x.groups(), item % x.groups() * x.group);
+            let limit = x.load(t, first);
+            x.run(t, limit, [k.f.i(0), blocks(limit)]);
+            k.f.count(x.group, |r| x.attention.store(r, x.y.at(&[t, within(first, r, x.heads)])));
         });
     });
     Ok(1)
+}
+
+/// `mla_absorbed_split`: phase 0 leaves what each part of the context contributes to each head in scratch, `[T, heads, splits]` rows of
+/// f32 sums, largest score and sum of weights; phase 1 merges them. Which rows a part has depends on the token alone.
+pub fn split<'a>(k: &Kernel<'a>) -> Result<u32, EmitError> {
+    let x = Absorbed::new(k, SPLIT_GROUP)?;
+    let (f, splits) = (k.f, k.int("splits")?);
+    let width = x.latent.next_multiple_of(32);
+    let scratch = Mem::new(k.scratch(), Store::F32);
+    let place = |t: Val<'a>, head: Val<'a>, part: Val<'a>| ((t * x.heads + head) * splits + part) * (width + 16);
+    // Blocks of a part, and all of them.
+    let cut = |limit: Val<'a>| ((blocks(limit) + (splits - 1)) / splits, blocks(limit));
+    k.phase(0, || {
+        k.deal(x.y.dims[0] * (x.groups() * splits), |item| {
+            let (t, group, part) = (item / (x.groups() * splits), item / splits % x.groups(), item % splits);
+            let first = group * x.group;
+            let (each, all) = cut(x.limit(t));
+            f.when((part * each).lt(all), || {
+                let limit = x.load(t, first);
+                x.run(t, limit, [part * each, (part * each + each).min(all)]);
+                f.count(x.group, |r| {
+                    let to = scratch.at(place(t, within(first, r, x.heads), part));
+                    x.attention.store_partial(r, to);
+                });
+            });
+        });
+    });
+    k.phase(1, || {
+        k.each(x.y.dims[0] * x.heads, |item| {
+            let (t, head) = (item / x.heads, item % x.heads);
+            let (each, all) = cut(x.limit(t));
+            let parts = (all + each - 1i64) / each;
+            merge(f, scratch.at(place(t, head, f.i(0))), parts, x.latent, x.y.at(&[t, head]));
+        });
+    });
+    Ok(2)
+}
+
+/// `sum_i exp(m_i - m) o_i / sum_i exp(m_i - m) d_i` of `parts` rows `[o padded to 32 | m | d | padding]`, m the largest `m_i`.
+fn merge<'a>(f: &'a Fx, rows: Mem<'a>, parts: Val<'a>, n: u64, y: Mem<'a>) {
+    let width = n.next_multiple_of(32);
+    let row = |i: Val<'a>| rows.at(i * (width + 16));
+    let (top, total) = (f.var(f.float(F32, f64::NEG_INFINITY)), f.var(f.zero(F32)));
+    f.range(f.i(0), parts, 1, |i| top.set(top.get().max(row(i).plus(width).get())));
+    let factor = |i: Val<'a>| math::exp((row(i).plus(width).get() - top.get()).splat(16));
+    f.range(f.i(0), parts, 1, |i| total.add(factor(i).lane(0) * row(i).plus(width + 1).get()));
+    let inverse = (f.float(F32, 1.0) / total.get()).splat(16);
+    by16(f, n, |at, lanes| {
+        let sum = f.var(f.zero(V16));
+        f.range(f.i(0), parts, 1, |i| sum.set(row(i).at(at).get16(16).fma(factor(i), sum.get())));
+        y.at(at).set_lanes(sum.get() * inverse, lanes);
+    });
+}
+
+/// What both absorbed kernels share.
+struct Absorbed<'a> {
+    f: &'a Fx,
+    attention: Attention<'a>,
+    q: View<'a>,
+    qr: View<'a>,
+    y: View<'a>,
+    slots: Slots<'a>,
+    cache: Mem<'a>,
+    /// Elements from one cached row to the next.
+    stride: u64,
+    heads: u64,
+    /// Heads of a work item.
+    group: u64,
+    latent: u64,
+}
+
+impl<'a> Absorbed<'a> {
+    fn new(k: &Kernel<'a>, most: u64) -> Result<Self, EmitError> {
+        let ((cache, stride), slots) = (state(k, 2)?, Slots::new(k, 3)?);
+        let (q, qr, y) = queries(k)?;
+        let (heads, latent, rotated) = (k.fixed(0, 1)?, k.fixed(0, 2)?, k.fixed(1, 2)?);
+        let group = most.min(heads);
+        let widths = Widths { key: latent, rotated, value: latent };
+        let shape = Shape { rows: group, widths, scale: k.float("scale")?, copy: false };
+        let attention = Attention::new(k.f, q.mem.store, shape);
+        Ok(Self { f: k.f, attention, q, qr, y, slots, cache, stride, heads, group, latent })
+    }
+
+    fn groups(&self) -> u64 {
+        self.heads.div_ceil(self.group)
+    }
+
+    /// Context rows that token `t` sees.
+    fn limit(&self, t: Val<'a>) -> Val<'a> {
+        self.slots.pos.at(&[t]).index() + 1i64
+    }
+
+    /// Starts the heads from `first` on of token `t`; the number of rows that they see. A last group of fewer heads repeats the last head.
+    fn load(&self, t: Val<'a>, first: Val<'a>) -> Val<'a> {
+        let limit = self.limit(t);
+        self.f.count(self.group, |r| {
+            let index = [t, within(first, r, self.heads)];
+            self.attention.load(r, self.q.at(&index), self.qr.at(&index), limit);
+        });
+        limit
+    }
+
+    /// All loaded heads against blocks `range` of the context of token `t`.
+    fn run(&self, t: Val<'a>, limit: Val<'a>, range: [Val<'a>; 2]) {
+        let first_page = self.slots.page_start.at(&[self.slots.seq.at(&[t]).index()]).index();
+        self.attention.run_blocks(self.f.i(self.group), limit, range, |block| {
+            let page = self.slots.pages.at(&[first_page + block]).index();
+            let mem = self.cache.at(page * (BLOCK * self.stride));
+            let rows = |offset: u64| Rows { mem: mem.plus(offset), stride: self.stride };
+            Context { key: rows(0), rotated: rows(self.latent), value: rows(0) }
+        });
+    }
 }
 
 /// `min(first + r, count - 1)`.

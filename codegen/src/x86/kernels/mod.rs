@@ -24,7 +24,7 @@ mod walk;
 
 use super::abi::Kernel;
 use crate::EmitError;
-use deepfuse_ir::Family;
+use deepfuse_ir::{Family, Op};
 
 /// Writes the kernel's code; the number of its phases.
 pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
@@ -33,6 +33,7 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
         Family::Swiglu => bare(k, swiglu::lower),
         Family::ExpertSwiglu => bare(k, |k| experts::project(k, 2)),
         Family::ExpertDown => bare(k, experts::down),
+        Family::MlaAbsorbed if k.spec.op == Op::MlaAbsorbedSplit => bare(k, mla::split),
         Family::MlaAbsorbed => bare(k, mla::absorbed),
         Family::MlaExpanded => bare(k, mla::expanded),
         Family::Norm => bare(k, norm::lower),

@@ -49,6 +49,7 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
         | Op::Route
         | Op::RopeCache
         | Op::MlaAbsorbed
+        | Op::MlaAbsorbedSplit
         | Op::MlaExpanded => Err(k.unsupported("an operation of another family")),
     }
 }

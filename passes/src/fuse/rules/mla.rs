@@ -1,10 +1,12 @@
 //! Multi-head latent attention: absorbed and expanded forms. Letters: t tokens, x context rows, n heads, d key width, r rotated width,
 //! v value width, l latent width. No rule multiplies two weights: W_UQ W_UK^T has three times the bytes of its factors at V3's sizes.
 
-use super::Class::InF32;
+use super::Class::{Always, InF32};
 use super::Rule;
 use crate::fuse::Numerics::{Exact, Reassociates};
 use deepfuse_ir::premise::{Build, Premise};
+
+const ABSORBED: &str = "(mla_absorbed ?ql ?qr ?state ?pos ?seq ?pages ?start ?scale)";
 
 #[rustfmt::skip]
 pub fn rules() -> Vec<Rule> {
@@ -36,8 +38,16 @@ pub fn rules() -> Vec<Rule> {
         // Attention over the latent cache itself: scores stay in registers, the cached row is key and value. The two slices are one row.
         Rule::new("mla-absorbed", InF32(Exact),
             "(einsum (softmax (causal_mask (scale (add (einsum ?ql (slice (read ?state ?pages) 1 ?l 0) ?e1) (einsum ?qr (slice (read ?state ?pages) 1 ?r ?l) ?e2)) ?scale) ?pos ?seq ?start)) (slice (read ?state ?pages) 1 ?l 0) ?e3)",
-            "(mla_absorbed ?ql ?qr ?state ?pos ?seq ?pages ?start ?scale)")
+            ABSORBED)
             .when(&[Premise::Equation("?e1", "tnl,xl->tnx"), Premise::Equation("?e2", "tnr,xr->tnx"), Premise::Equation("?e3", "tnx,xl->tnl")]),
+
+        // The context in parts that are merged: work for many workers where tokens and heads are few ("flash decoding"). How many parts pay
+        // depends on the machine and the context, so the costs choose.
+        Rule::new("split-context", Always(Reassociates), ABSORBED, "(mla_absorbed_split ?ql ?qr ?state ?pos ?seq ?pages ?start ?scale 2)")
+            .also(ABSORBED, "(mla_absorbed_split ?ql ?qr ?state ?pos ?seq ?pages ?start ?scale 4)")
+            .also(ABSORBED, "(mla_absorbed_split ?ql ?qr ?state ?pos ?seq ?pages ?start ?scale 8)")
+            .also(ABSORBED, "(mla_absorbed_split ?ql ?qr ?state ?pos ?seq ?pages ?start ?scale 16)")
+            .also(ABSORBED, "(mla_absorbed_split ?ql ?qr ?state ?pos ?seq ?pages ?start ?scale 32)"),
 
         // Attention over rebuilt keys and values: scores stay in registers.
         Rule::new("mla-expanded", InF32(Exact),

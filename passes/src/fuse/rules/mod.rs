@@ -120,6 +120,7 @@ pub fn copies(op: Op) -> bool {
         | Op::Route
         | Op::RopeCache
         | Op::MlaAbsorbed
+        | Op::MlaAbsorbedSplit
         | Op::MlaExpanded => false,
     }
 }
