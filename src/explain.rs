@@ -8,10 +8,11 @@ use crate::error::Error;
 use crate::pipeline::{self, Request};
 use deepfuse_artifact::report::{Report, exit};
 use deepfuse_codegen::x86::{X86, targets};
-use deepfuse_ir::{Answer, Bucket, Call, Catalog, Graph, Layout, Op, Operand, Sizes, Symbol, Target};
+use deepfuse_ir::{Answer, Bucket, Call, Catalog, Graph, Layout, Op, Operand, Target};
 use deepfuse_passes::check::pattern::{ReadRule, read_rules};
 use deepfuse_passes::check::{CheckError, Replay};
 use deepfuse_passes::fuse::{Certificate, ClassCertificate, Direction, FuseOptions, forced, stored_charge_nanos};
+use deepfuse_passes::stored::stored_bytes;
 use deepfuse_passes::why::{Outcome, why_not};
 use deepfuse_runtime::Artifact;
 use indexmap::{IndexMap, IndexSet};
@@ -27,13 +28,15 @@ pub struct Subject {
     pub target: Target,
     /// Rules that were turned off, where that is known.
     pub disabled: Vec<String>,
+    /// What a better extraction could save at most, nanoseconds, where that is known.
+    pub gap_nanos: Option<f64>,
 }
 
 impl Subject {
     /// From an artifact; costs are those of its target on a machine like this one.
     pub fn of_artifact(path: &Path) -> Result<Self, Error> {
         let artifact = Artifact::open(path)?;
-        let name = &artifact.manifest().target.name;
+        let (name, fusion) = (&artifact.manifest().target.name, &artifact.manifest().fusion);
         let native = targets::native();
         let target = if native.name == *name { Some(native) } else { targets::named(name) };
         let unknown = || {
@@ -51,7 +54,12 @@ impl Subject {
             .ok_or_else(|| refused("there is none".into()))?;
         let text = std::str::from_utf8(text).map_err(|e| refused(e.to_string()))?;
         let certificate = text.parse().map_err(|e: deepfuse_passes::fuse::CertificateError| refused(e.to_string()))?;
-        Ok(Self { certificate, target: target.ok_or_else(unknown)?, disabled: vec![] })
+        Ok(Self {
+            certificate,
+            target: target.ok_or_else(unknown)?,
+            disabled: fusion.disabled_rules.clone(),
+            gap_nanos: fusion.gap_picos.map(|p| p as f64 / 1e3),
+        })
     }
 
     /// From a checkpoint or its config.json: fused anew.
@@ -59,7 +67,12 @@ impl Subject {
         let model = pipeline::open(req)?;
         let catalog = BackendCatalog::new(&req.target, &X86);
         let fused = pipeline::fuse(pipeline::build(&model, req)?, req, &catalog)?;
-        Ok(Self { certificate: fused.certificate, target: req.target.clone(), disabled: req.disabled_rules.clone() })
+        Ok(Self {
+            gap_nanos: Some(fused.report.gap_nanos()),
+            certificate: fused.certificate,
+            target: req.target.clone(),
+            disabled: req.disabled_rules.clone(),
+        })
     }
 }
 
@@ -92,6 +105,7 @@ pub fn explain(subject: &Subject, rule: Option<&str>, bucket: Option<&str>) -> R
         target: subject.target.name.to_owned(),
         basis: "estimate".to_owned(), // until there are tuning records
         numerics: subject.certificate.numerics.name(),
+        gap_nanos: subject.gap_nanos,
         classes: told.classes.iter().map(|c| told.class(c, &all, &buckets)).collect(),
         rules: asked.map(|r| told.rule(r, &all, &buckets)).collect::<Result<_, _>>()?,
     })
@@ -158,8 +172,8 @@ struct Priced {
     nanos: f64,
     /// An operation that the target has no kernel for.
     missing: bool,
-    /// Weights that kernels read: class of equal terms, bytes.
-    stored: IndexMap<usize, u64>,
+    /// Weights that kernels read: class of equal terms, layout, bytes.
+    stored: IndexMap<(usize, Layout), u64>,
 }
 
 struct Told<'a> {
@@ -203,11 +217,11 @@ impl Told<'_> {
                     };
                     priced.kernels.push((at, kernel));
                     priced.nanos += nanos;
-                    for v in n.operands.iter().filter(|v| constant[v.index()]) {
-                        let bytes = graph.ty(*v).tensor().map_or(0, |t| t.bytes(&Sizes([1; Symbol::COUNT])));
+                    for (v, o) in n.operands.iter().zip(&spec.inputs).filter(|(_, o)| o.constant) {
+                        let bytes = o.tensor().map_or(0, |t| stored_bytes(t, &o.layout));
                         let stored_as =
                             terms.as_ref().map_or(usize::MAX, |t| class.replay.table.find(t.values[v.index()]));
-                        priced.stored.insert(stored_as, bytes);
+                        priced.stored.insert((stored_as, o.layout.clone()), bytes);
                     }
                 }
             }
@@ -215,10 +229,10 @@ impl Told<'_> {
         priced
     }
 
-    /// Weights that the forms of earlier buckets store.
-    fn kept(&self, class: &ReplayedClass<'_>, all: &[Bucket], bucket: &Bucket) -> IndexSet<usize> {
-        let earlier = all.iter().take_while(|b| b.name != bucket.name);
-        let forms = earlier.filter_map(|b| Some((b, class.form(&b.name)?)));
+    /// Weights that the forms of the other buckets store.
+    fn kept(&self, class: &ReplayedClass<'_>, all: &[Bucket], bucket: &Bucket) -> IndexSet<(usize, Layout)> {
+        let others = all.iter().filter(|b| b.name != bucket.name);
+        let forms = others.filter_map(|b| Some((b, class.form(&b.name)?)));
         forms.flat_map(|(b, graph)| self.price(class, graph, b).stored.into_keys()).collect()
     }
 
@@ -332,8 +346,10 @@ impl Told<'_> {
         if let (Some(own), Some(with)) = (own, with) {
             return Ok(Some([own, with]));
         }
-        let options =
-            FuseOptions { numerics: self.subject.certificate.numerics, disabled: self.subject.disabled.clone() };
+        let options = FuseOptions {
+            disabled: self.subject.disabled.clone(),
+            ..FuseOptions::new(self.subject.certificate.numerics)
+        };
         let costs = forced(&class.replay.plain, rule.rule.name, self.catalog, bucket, &options)?;
         Ok(costs.map(|both| both.map(|c| c.nanos() + c.charge_nanos())))
     }

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::pipeline::{Compiled, ModelTensors, Request};
 use crate::weights::{WeightError, stream};
 use deepfuse_artifact::elements::{Element, Elements};
-use deepfuse_artifact::manifest::{ModelInfo, NumericsInfo, TargetInfo, TokensInfo, section};
+use deepfuse_artifact::manifest::{FusionInfo, ModelInfo, NumericsInfo, TargetInfo, TokensInfo, section};
 use deepfuse_artifact::plan::Plan;
 use deepfuse_artifact::report::{Report, exit};
 use deepfuse_artifact::weights::WeightDecl;
@@ -207,6 +207,7 @@ fn about(c: &Compiled, req: &Request) -> About {
             activations: if req.activations == Activations::F32 { "f32" } else { "bf16" }.to_owned(),
             class: req.numerics.name().to_owned(),
         },
+        fusion: FusionInfo { disabled_rules: req.disabled_rules.clone(), gap_picos: Some(c.fused.report.gap_picos()) },
         tokens: TokensInfo { bos: config.bos, eos: config.eos.clone() },
     }
 }

@@ -72,7 +72,7 @@ pub fn build(model: &Model, req: &Request) -> Result<Graph, Error> {
 /// Fused graphs, one a bucket, with the certificate and the report.
 pub fn fuse(graph: Graph, req: &Request, catalog: &BackendCatalog<'_>) -> Result<Fused, Error> {
     let graph = deepfuse_passes::canonicalize(graph)?; // before fuse: rules match canonical forms only
-    let options = FuseOptions { numerics: req.numerics, disabled: req.disabled_rules.clone() };
+    let options = FuseOptions { disabled: req.disabled_rules.clone(), ..FuseOptions::new(req.numerics) };
     Ok(deepfuse_passes::fuse::fuse(&graph, catalog, &Bucket::all(), &options)?)
 }
 

@@ -295,7 +295,8 @@ mod tests {
     /// What became of a rule in a graph of one region.
     fn outcome(text: &str, rule: &str, numerics: Numerics, disabled: &[&str]) -> String {
         let graph = canonicalize(deepfuse_ir::text::parse(text).unwrap()).unwrap();
-        let options = FuseOptions { numerics, disabled: disabled.iter().map(ToString::to_string).collect() };
+        let options =
+            FuseOptions { disabled: disabled.iter().map(ToString::to_string).collect(), ..FuseOptions::new(numerics) };
         let fused = fuse(&graph, &deepfuse_ir::cost::Roofline::SMALL_SERVER, &[Bucket::decode()], &options).unwrap();
         let rules = read_rules();
         let replay = Replay::of(&fused.certificate.classes[0], 0, numerics, &rules).unwrap();

@@ -200,6 +200,11 @@ fn print_summary(
         human_bytes(w.code_bytes),
         launches.join(", ")
     );
+    let gap = match c.fused.report.gap_nanos() {
+        0.0 => "proved to be the cheapest extraction".to_owned(),
+        nanos => format!("within {:.1} us of the cheapest extraction", nanos / 1e3),
+    };
+    say!("  fusion       {} layer classes, {gap}", c.fused.report.classes.len());
     say!("  plan         {}", human_bytes(w.plan_bytes));
     if shapes_only {
         say!("  weights      none (--shapes-only); packed they would take {}", human_bytes(w.weight_bytes));
@@ -230,6 +235,7 @@ fn print_object(c: &pipeline::Compiled, w: &Written, req: &Request, compile: f64
         "parameters": {"total": p.total, "active": p.active},
         "kernels": c.planned.plan.kernels.len(),
         "launches": c.planned.plan.buckets.iter().map(|b| (b.name.clone(), b.actions.len())).collect::<std::collections::BTreeMap<_, _>>(),
+        "fusion": {"classes": c.fused.report.classes.len(), "gap_nanos": c.fused.report.gap_nanos()},
         "bytes": {"code": w.code_bytes, "plan": w.plan_bytes, "weights": w.weight_bytes},
         "needs": {"disk": needs.disk, "weights": needs.weights, "activations": needs.activations, "cache": needs.cache},
         "seconds": {"compile": compile, "total": total},

@@ -92,6 +92,11 @@ fn everything(told: &Explanation) {
         told.target,
         told.basis
     );
+    match told.gap_nanos {
+        Some(0.0) => say!("extraction: proved to be the cheapest by these costs"),
+        Some(gap) => say!("extraction: within {} of the cheapest by these costs", micros(gap)),
+        None => {}
+    }
     for (i, c) in told.classes.iter().enumerate() {
         class(i, c);
     }
@@ -127,7 +132,7 @@ fn bucket(b: &BucketStory) {
     }
 }
 
-/// `chosen: 9 kernels, 12.3 us + 0.1 us for weights stored anew (mla_absorbed)`
+/// `chosen: 9 kernels, 12.3 us + 0.1 us for weights that only it stores (mla_absorbed)`
 fn form(f: &Form) -> String {
     let name = match (f.chosen, f.name.as_str()) {
         (true, _) => "chosen".to_owned(),
@@ -136,7 +141,7 @@ fn form(f: &Form) -> String {
     };
     let cost = f.nanos.map_or_else(|| "an operation has no kernel".to_owned(), micros);
     let charge = if f.charge_nanos > 0.0 {
-        format!(" + {} for weights stored anew", micros(f.charge_nanos))
+        format!(" + {} for weights that only it stores", micros(f.charge_nanos))
     } else {
         String::new()
     };

@@ -77,7 +77,7 @@ fn fuse(graph: &Graph, args: &Args) -> Result<Graph, Error> {
     let bucket = Bucket::all().into_iter().find(|b| b.name == args.bucket);
     let bucket = bucket
         .ok_or_else(|| Error::usage(format!("there is no bucket `{}`", args.bucket), "buckets: decode, prefill"))?;
-    let options = FuseOptions { numerics: args.numerics.into(), disabled: args.disabled.clone() };
+    let options = FuseOptions { disabled: args.disabled.clone(), ..FuseOptions::new(args.numerics.into()) };
     let catalog = BackendCatalog::new(&target, &X86);
     let start = std::time::Instant::now();
     let fused = fuse_timed(graph, &catalog, &[bucket], &options, &|| start.elapsed())?;

@@ -10,6 +10,8 @@ pub struct Explanation {
     /// What the costs rest on: `estimate`, or `record` where there are measurements.
     pub basis: String,
     pub numerics: &'static str,
+    /// What a better extraction could save at most in all regions and buckets, by these costs; 0: there is none. Absent where it is not known.
+    pub gap_nanos: Option<f64>,
     pub classes: Vec<Class>,
     pub rules: Vec<RuleStory>,
 }
@@ -45,7 +47,7 @@ pub struct Form {
     pub kernels: usize,
     /// Sum over the kernels; none if the target lacks one.
     pub nanos: Option<f64>,
-    /// Charge for weights in a form that no earlier bucket stores.
+    /// Charge for weights in a form that no other bucket stores.
     pub charge_nanos: f64,
 }
 

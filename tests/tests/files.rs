@@ -111,7 +111,7 @@ fn run_passes(mut graph: Graph, words: &[&str]) -> Result<Graph, String> {
 }
 
 fn run_fuse(graph: &Graph, settings: &[&str]) -> Result<Graph, String> {
-    let mut options = FuseOptions { numerics: Numerics::Requantizes, disabled: vec![] };
+    let mut options = FuseOptions::new(Numerics::Requantizes);
     let mut bucket = Bucket::decode();
     for (name, value) in settings.iter().filter_map(|s| s.split_once('=')) {
         let mut list = value.split(',');

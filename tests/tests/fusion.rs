@@ -19,7 +19,7 @@ fn checkpoint(name: &str) -> PathBuf {
 }
 
 fn options(numerics: Numerics) -> FuseOptions {
-    FuseOptions { numerics, disabled: vec![] }
+    FuseOptions::new(numerics)
 }
 
 fn plain(name: &str, activations: Activations) -> Graph {
@@ -146,7 +146,7 @@ fn exact_fusion_is_bit_equal() {
 fn identity_extraction() {
     for name in MODELS {
         let graph = plain(name, Activations::Bf16);
-        let disabled = FuseOptions { numerics: Numerics::Requantizes, disabled: vec!["all".into()] };
+        let disabled = FuseOptions { disabled: vec!["all".into()], ..FuseOptions::new(Numerics::Requantizes) };
         let result = fuse(&graph, &Roofline::SMALL_SERVER, &[Bucket::decode()], &disabled).unwrap();
         let mut ops: [Vec<Op>; 2] = [&graph, &result.graphs[0].1].map(|g| g.nodes.iter().map(|n| n.op).collect());
         for list in &mut ops {

@@ -17,6 +17,7 @@ pub use step::{Application, Reason, apply};
 use crate::fuse::rules::Rule;
 use crate::fuse::{Certificate, CertificateError, ClassCertificate, Numerics, Term};
 use deepfuse_ir::Graph;
+use indexmap::IndexSet;
 use pattern::{ReadRule, read_rules};
 use std::collections::{BTreeSet, HashMap};
 use step::vars_of;
@@ -33,6 +34,8 @@ pub struct CheckReport {
     pub buckets: Vec<String>,
     /// The furthest class of any step.
     pub furthest: Numerics,
+    /// Names of the rules that fired, in order of their first step.
+    pub rules: Vec<String>,
 }
 
 /// Where a certificate fails.
@@ -108,7 +111,16 @@ pub fn check(certificate: &Certificate, limit: Numerics) -> Result<CheckReport, 
         furthest = class.steps.iter().map(|s| s.class).fold(furthest, Ord::max);
     }
     let steps = certificate.classes.iter().map(|c| c.steps.len()).sum();
-    Ok(CheckReport { classes: certificate.classes.len(), steps, regions: regions.len(), buckets, furthest })
+    let fired = certificate.classes.iter().flat_map(|c| c.steps.iter().map(|s| s.rule.clone()));
+    let rules: IndexSet<String> = fired.collect();
+    Ok(CheckReport {
+        classes: certificate.classes.len(),
+        steps,
+        regions: regions.len(),
+        buckets,
+        furthest,
+        rules: rules.into_iter().collect(),
+    })
 }
 
 /// A layer class after its last step.

@@ -13,7 +13,7 @@ const LIMIT: Numerics = Numerics::Requantizes;
 
 fn certificate(seed: u64) -> Certificate {
     let graph = canonicalize(deepfuse_ir::text::parse(&region(seed)).unwrap()).unwrap();
-    let options = FuseOptions { numerics: LIMIT, disabled: vec![] };
+    let options = FuseOptions::new(LIMIT);
     fuse(&graph, &Roofline::SMALL_SERVER, &Bucket::all(), &options).unwrap().certificate
 }
 

@@ -1,11 +1,21 @@
 //! Extraction: which node to take for each class, so that the whole costs least. A node that several results need is paid once (DAG cost).
 //!
-//! Greedy from the bottom to a fixpoint, then local improvement; both deterministic. The problem is plain data, independent of the e-graph.
+//! A greedy solution first. Then reductions remove what no best solution needs (`core`), a lower bound removes more (`bound`), and branch and bound
+//! decides the rest (`exact`), so that the result is the best there is, or is within a known gap of it if the limit of search nodes is reached.
+//! Deterministic; the problem is plain data, independent of the e-graph.
 
+mod bound;
+mod core;
+mod exact;
+mod greedy;
+
+pub use exact::SEARCH_NODE_LIMIT;
+
+use self::core::{Core, Weight, picos, weight};
+use exact::{Search, positions};
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
 
-/// Charge for a byte of a weight form that no earlier bucket stores, in 1/1000 ns: 4 % of reading it once at 20 bytes a nanosecond. Small enough
+/// Charge for a byte of a stored weight form, in 1/1000 ns: 4 % of reading it once at 20 bytes a nanosecond. Small enough
 /// that a form is stored where it pays, large enough that two buckets do not keep two forms for a difference within the error of an estimate.
 const STORED_PICOS_PER_BYTE: u64 = 2;
 
@@ -14,10 +24,10 @@ const STORED_PICOS_PER_BYTE: u64 = 2;
 pub struct Cost {
     /// Sum over the kernels, in 1/1000 ns.
     pub picos: u64,
-    /// Bytes of the distinct stored weights.
+    /// Charges for the stored forms that kernels read, in 1/1000 ns.
+    pub charge: u64,
+    /// Bytes of these forms.
     pub stored: u64,
-    /// Those of them that no earlier bucket stores.
-    pub stored_anew: u64,
     /// Nodes, views and weight expressions included.
     pub nodes: u64,
 }
@@ -28,14 +38,19 @@ impl Cost {
         self.picos as f64 / 1e3
     }
 
-    /// The charge for weights that no earlier bucket stores, which is added when forms are compared, nanoseconds.
+    /// The charge for stored forms, which is added when choices are compared, nanoseconds.
     pub fn charge_nanos(self) -> f64 {
-        stored_charge_nanos(self.stored_anew)
+        self.charge as f64 / 1e3
     }
 
     /// Time and charge, then bytes, then nodes.
     fn key(self) -> (u64, u64, u64) {
-        (self.picos.saturating_add(self.stored_anew.saturating_mul(STORED_PICOS_PER_BYTE)), self.stored, self.nodes)
+        (self.picos.saturating_add(self.charge), self.stored, self.nodes)
+    }
+
+    fn weight(self) -> Weight {
+        let (picos, bytes, nodes) = self.key();
+        weight(picos, bytes, nodes)
     }
 }
 
@@ -47,7 +62,7 @@ impl PartialOrd for Cost {
 
 impl Ord for Cost {
     fn cmp(&self, other: &Self) -> Ordering {
-        (self.key(), self.stored_anew).cmp(&(other.key(), other.stored_anew))
+        (self.key(), self.charge).cmp(&(other.key(), other.charge))
     }
 }
 
@@ -57,60 +72,85 @@ pub struct Candidate {
     pub picos: u64,
     /// Classes of the operands.
     pub children: Vec<usize>,
-    /// Weights that a kernel reads: class and bytes.
-    pub stored: Vec<(usize, u64)>,
+    /// Stored forms of weights that a kernel reads.
+    pub stored: Vec<usize>,
 }
 
-/// Candidates by class, and the classes that are needed.
+/// A weight as a kernel reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    pub bytes: u64,
+    /// What using it costs in this problem, in 1/1000 ns; `None`: it may not be used.
+    pub charge: Option<u64>,
+}
+
+/// Candidates by class, the classes that are needed, and the forms of weights.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problem {
     pub classes: Vec<Vec<Candidate>>,
     pub roots: Vec<usize>,
-    /// Classes that an earlier bucket stores as weights.
-    pub kept: BTreeSet<usize>,
+    pub forms: Vec<Form>,
 }
 
-/// Candidate of every class; `None` where a class has no candidate that bottoms out.
+/// Candidate of every class; `None` where none is needed.
 pub type Choice = Vec<Option<usize>>;
 
-/// The cheapest choice found, or the class of a root that cannot be computed.
-pub fn extract(problem: &Problem) -> Result<(Choice, Cost), usize> {
-    let tree = by_tree_cost(problem);
-    if let Some(root) = problem.roots.iter().find(|r| tree[**r].is_none()) {
-        return Err(*root);
+/// A choice with its cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extraction {
+    pub choice: Choice,
+    pub cost: Cost,
+    /// Time and charge by which a better choice could be cheaper at most, in 1/1000 ns; 0: there is none.
+    pub gap: u64,
+    /// Nodes of the search tree.
+    pub searched: u32,
+}
+
+/// The cheapest choice, or the class of a root that cannot be computed.
+pub fn extract(problem: &Problem) -> Result<Extraction, usize> {
+    extract_within(problem, SEARCH_NODE_LIMIT)
+}
+
+/// [`extract`] with another limit of search nodes.
+pub fn extract_within(problem: &Problem, limit: u32) -> Result<Extraction, usize> {
+    let mut core = Core::of(problem);
+    if core.reduce().is_none() {
+        let alone = |root: &usize| Core { roots: vec![*root], ..Core::of(problem) }.reduce().is_none();
+        return Err(*problem.roots.iter().find(|r| alone(r)).unwrap_or(&problem.roots[0]));
     }
-    let starts = [greedy(problem), tree];
-    let improved = starts.into_iter().filter_map(|c| improve(problem, c));
-    let best = improved.min_by_key(|(_, cost)| *cost);
-    Ok(best.expect("the choice by tree cost has no cycle"))
+    let (upper, picks) = greedy::solution(&core);
+    let mut search = Search { nodes: 0, limit };
+    let found = search.solve(core.clone(), upper);
+    let picks = found.best.map_or(picks, |(_, better)| positions(&core, &better));
+    let candidate = |class: usize| Some(core.classes[class].get(picks[class]?)?.candidate);
+    let all: Choice = (0..problem.classes.len()).map(candidate).collect();
+    let (cost, reached) = evaluate(problem, &all).expect("a solution of the core is one of the problem");
+    let choice = all.into_iter().zip(reached).map(|(c, needed)| c.filter(|_| needed)).collect();
+    let gap = picos(cost.weight()).saturating_sub(picos(found.bound));
+    Ok(Extraction { choice, cost, gap, searched: search.nodes })
 }
 
-/// The charge for storing so many bytes of weights anew, nanoseconds.
+/// The charge for storing so many bytes of weights, in 1/1000 ns.
+pub fn stored_charge(bytes: u64) -> u64 {
+    bytes.saturating_mul(STORED_PICOS_PER_BYTE)
+}
+
+/// The charge for storing so many bytes of weights, nanoseconds.
 pub fn stored_charge_nanos(bytes: u64) -> f64 {
-    bytes.saturating_mul(STORED_PICOS_PER_BYTE) as f64 / 1e3
+    stored_charge(bytes) as f64 / 1e3
 }
 
-/// Which classes a choice needs.
-pub fn reached(problem: &Problem, choice: &Choice) -> Vec<bool> {
-    evaluate_from(problem, choice, &problem.roots).map_or_else(|| vec![false; choice.len()], |(_, reached)| reached)
+/// Forms that a choice stores, by number, ascending.
+pub fn stored_forms(problem: &Problem, choice: &Choice) -> Vec<usize> {
+    let chosen = problem.classes.iter().zip(choice).filter_map(|(candidates, i)| candidates.get((*i)?));
+    let mut forms: Vec<usize> = chosen.flat_map(|c| c.stored.iter().copied()).collect();
+    forms.sort_unstable();
+    forms.dedup();
+    forms
 }
 
-/// Classes that the choice stores as weights.
-pub fn stored_classes(problem: &Problem, choice: &Choice) -> BTreeSet<usize> {
-    let reached = reached(problem, choice);
-    let chosen = problem.classes.iter().zip(choice).zip(reached).filter(|(_, reached)| *reached);
-    let candidates = chosen.filter_map(|((candidates, i), _)| candidates.get((*i)?));
-    candidates.flat_map(|c| c.stored.iter().map(|(class, _)| *class)).collect()
-}
-
-/// Cost of a choice from the roots; `None` if it has a cycle or a gap.
-#[cfg(test)]
-fn evaluate(problem: &Problem, choice: &Choice) -> Option<Cost> {
-    evaluate_from(problem, choice, &problem.roots).map(|(cost, _)| cost)
-}
-
-/// Cost, and which classes are reached.
-fn evaluate_from(problem: &Problem, choice: &Choice, roots: &[usize]) -> Option<(Cost, Vec<bool>)> {
+/// Cost of a choice from the roots, and which classes are reached; `None` if it has a cycle, a gap or a form that may not be used.
+pub fn evaluate(problem: &Problem, choice: &Choice) -> Option<(Cost, Vec<bool>)> {
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
         New,
@@ -118,10 +158,10 @@ fn evaluate_from(problem: &Problem, choice: &Choice, roots: &[usize]) -> Option<
         Done,
     }
     let mut marks = vec![Mark::New; problem.classes.len()];
-    let mut stored = vec![false; problem.classes.len()];
+    let mut stored = vec![false; problem.forms.len()];
     let mut cost = Cost::default();
     let mut stack: Vec<(usize, usize)> = vec![];
-    for root in roots {
+    for root in &problem.roots {
         if marks[*root] == Mark::New {
             marks[*root] = Mark::Open;
             stack.push((*root, 0));
@@ -143,121 +183,15 @@ fn evaluate_from(problem: &Problem, choice: &Choice, roots: &[usize]) -> Option<
             marks[class] = Mark::Done;
             cost.picos = cost.picos.saturating_add(candidate.picos);
             cost.nodes += 1;
-            for (weight, bytes) in &candidate.stored {
-                if !std::mem::replace(&mut stored[*weight], true) {
-                    cost.stored = cost.stored.saturating_add(*bytes);
-                    if !problem.kept.contains(weight) {
-                        cost.stored_anew = cost.stored_anew.saturating_add(*bytes);
-                    }
+            for form in &candidate.stored {
+                if !std::mem::replace(&mut stored[*form], true) {
+                    cost.stored = cost.stored.saturating_add(problem.forms[*form].bytes);
+                    cost.charge = cost.charge.saturating_add(problem.forms[*form].charge?);
                 }
             }
         }
     }
     Some((cost, marks.iter().map(|m| *m == Mark::Done).collect()))
-}
-
-/// Every class takes the candidate of least tree cost. A shared node is paid for each use, so this is far from best, but a candidate always
-/// costs more than its children: no cycle is possible.
-fn by_tree_cost(problem: &Problem) -> Choice {
-    let mut best: Vec<Option<(f64, usize)>> = vec![None; problem.classes.len()];
-    loop {
-        let mut changed = false;
-        for (class, candidates) in problem.classes.iter().enumerate() {
-            for (i, c) in candidates.iter().enumerate() {
-                let children = c.children.iter().map(|k| best[*k].map(|b| b.0)).sum::<Option<f64>>();
-                let Some(below) = children else { continue };
-                let total = below + c.picos as f64 + 1.0;
-                if best[class].is_none_or(|(known, _)| total < known) {
-                    best[class] = Some((total, i));
-                    changed = true;
-                }
-            }
-        }
-        if !changed {
-            return best.into_iter().map(|b| b.map(|(_, i)| i)).collect();
-        }
-    }
-}
-
-/// Every class takes the candidate whose set of classes below costs least, shared classes once; repeated while something improves.
-fn greedy(problem: &Problem) -> Choice {
-    /// Rounds after which the result is taken as it is; costs of sets may go up when a class below changes its mind.
-    const ROUNDS: usize = 64;
-    let mut choice: Choice = vec![None; problem.classes.len()];
-    let mut costs = vec![Cost { picos: u64::MAX, ..Cost::default() }; problem.classes.len()];
-    for _ in 0..ROUNDS {
-        let mut changed = false;
-        for class in 0..problem.classes.len() {
-            let kept = choice[class];
-            let mut best = (costs[class], kept);
-            for i in 0..problem.classes[class].len() {
-                choice[class] = Some(i);
-                let found = evaluate_from(problem, &choice, &[class]).map(|(cost, _)| cost);
-                if let Some(cost) = found
-                    && cost < best.0
-                {
-                    best = (cost, Some(i));
-                }
-            }
-            choice[class] = best.1;
-            changed |= best.1 != kept || best.0 != costs[class];
-            costs[class] = best.0;
-        }
-        if !changed {
-            break;
-        }
-    }
-    choice
-}
-
-/// Moves while one lowers the cost: one class to another candidate, or all classes that are free views or projections of one class to it.
-fn improve(problem: &Problem, mut choice: Choice) -> Option<(Choice, Cost)> {
-    let (mut cost, mut reached) = evaluate_from(problem, &choice, &problem.roots)?;
-    let moves = joint_moves(problem);
-    loop {
-        let mut changed = false;
-        let singles: Vec<Vec<(usize, usize)>> = (0..problem.classes.len())
-            .flat_map(|class| (0..problem.classes[class].len()).map(move |i| vec![(class, i)]))
-            .collect();
-        for set in singles.iter().chain(&moves) {
-            if !set.iter().any(|(class, _)| reached[*class]) {
-                continue;
-            }
-            let before: Vec<Option<usize>> = set.iter().map(|(class, _)| choice[*class]).collect();
-            for (class, i) in set {
-                choice[*class] = Some(*i);
-            }
-            match evaluate_from(problem, &choice, &problem.roots) {
-                Some((lower, now)) if lower < cost => {
-                    (cost, reached, changed) = (lower, now, true);
-                }
-                _ => {
-                    for ((class, _), old) in set.iter().zip(before) {
-                        choice[*class] = old;
-                    }
-                }
-            }
-        }
-        if !changed {
-            return Some((choice, cost));
-        }
-    }
-}
-
-/// For every class: the classes that have a free candidate over it alone.
-fn joint_moves(problem: &Problem) -> Vec<Vec<(usize, usize)>> {
-    let mut users: Vec<Vec<(usize, usize)>> = vec![vec![]; problem.classes.len()];
-    for (class, candidates) in problem.classes.iter().enumerate() {
-        for (i, c) in candidates.iter().enumerate() {
-            if let ([child], 0) = (c.children.as_slice(), c.picos)
-                && users[*child].last().is_none_or(|(last, _)| *last != class)
-            {
-                users[*child].push((class, i));
-            }
-        }
-    }
-    users.retain(|u| u.len() > 1);
-    users
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What a form would cost that must use a rule.
 
-use super::extract::{extract, reached};
-use super::region::{Origin, plain_region};
+use super::extract::{Extraction, extract};
+use super::region::{Forms, Origin, plain_region};
 use super::saturate::{Saturation, saturate};
 use super::{Cost, FuseError, FuseOptions, enabled_rules};
 use deepfuse_ir::{Bucket, Catalog, Graph};
@@ -22,7 +22,9 @@ pub fn forced(
     let Saturation { fired, .. } =
         saturate(&mut region.egraph, &enabled_rules(options)?, options.numerics, &|| Duration::ZERO)?;
     let added: Vec<&[_]> = fired.iter().map(|f| f.added.as_slice()).collect();
-    let prices = region.prices(class, catalog, bucket, &region.origins(&added), false);
+    let mut forms = Forms::new();
+    let mut prices = region.prices(class, catalog, bucket, &region.origins(&added), false, &mut forms);
+    prices.charge(&forms);
     let of_rule = |o: Option<Origin>| matches!(o, Some(Origin::Step(s)) if fired[s].step.rule == rule);
     let mut best: Option<Cost> = None;
     for (at, priced) in prices.priced.iter().enumerate() {
@@ -32,12 +34,12 @@ pub fn forced(
         let mut problem = prices.problem.clone();
         let kept = problem.classes[at].iter().zip(priced).filter(|(_, p)| of_rule(p.origin)).map(|(c, _)| c.clone());
         problem.classes[at] = kept.collect();
-        if let Ok((choice, cost)) = extract(&problem)
-            && reached(&problem, &choice)[at]
+        if let Ok(Extraction { choice, cost, .. }) = extract(&problem)
+            && choice[at].is_some()
         {
             best = Some(best.map_or(cost, |b| b.min(cost)));
         }
     }
-    let free = extract(&prices.problem).ok().map(|(_, cost)| cost);
+    let free = extract(&prices.problem).ok().map(|e| e.cost);
     Ok(free.zip(best).map(|(free, with)| [free, with]))
 }

@@ -5,27 +5,29 @@ pub mod certificate;
 mod classes;
 mod extract;
 mod forced;
+mod joint;
 pub(crate) mod language;
 mod region;
 mod report;
 pub mod rules;
 mod saturate;
+mod space;
 mod splice;
 pub(crate) mod words;
 
 pub use certificate::{Certificate, CertificateError, ClassCertificate, Direction, Step, Term};
-pub use extract::{Cost, stored_charge_nanos};
+pub use extract::{Cost, SEARCH_NODE_LIMIT, stored_charge_nanos};
 pub use forced::forced;
+pub use joint::FORM_NODE_LIMIT;
 pub use report::{BucketReport, ClassReport, Form, FuseReport};
 pub use saturate::{ITERATION_LIMIT, NODE_LIMIT, RuleStats, Stop};
 
-use classes::LayerClass;
 use deepfuse_ir::verify::{VerifyErrors, verify};
 use deepfuse_ir::{Bucket, Catalog, Graph};
-use indexmap::IndexMap;
-use region::{FusedRegion, Origin, PlainRegion, fused_region, plain_region};
-use saturate::{CompiledRule, Fired, Saturation, compiled, saturate};
-use std::collections::BTreeSet;
+use joint::extract_jointly;
+use region::FusedRegion;
+use saturate::{CompiledRule, compiled};
+use space::Space;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -63,12 +65,21 @@ impl FromStr for Numerics {
     }
 }
 
-/// Limits of the search.
+/// Limits of the search, and what is to be small.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FuseOptions {
     pub numerics: Numerics,
     /// Names of rules that must not fire; `all` disables every rule, which leaves the identity extraction.
     pub disabled: Vec<String>,
+    /// How much the time of each bucket counts, in the order of the buckets; those that are not named count once.
+    pub weights: Vec<u64>,
+}
+
+impl FuseOptions {
+    /// All rules within a numeric class; every bucket counts the same.
+    pub fn new(numerics: Numerics) -> Self {
+        Self { numerics, disabled: vec![], weights: vec![] }
+    }
 }
 
 /// Fused graphs, the proof, the numbers.
@@ -136,13 +147,19 @@ pub fn fuse_timed(
     checked("fuse (input)", graph)?;
     let rules = enabled_rules(options)?;
     let classes = classes::classes(graph);
+    let mut spaces = vec![];
+    for class in &classes {
+        let space = Space::of(class, &rules, catalog, buckets, options, clock);
+        spaces.push(space.map_err(|e| e.in_region(&class.graph))?);
+    }
+    let decided = spaces.iter().map(|s| extract_jointly(&s.joint(options), &s.charges()).map_err(|at| s.no_kernel(at)));
+    let decided = decided.collect::<Result<Vec<_>, _>>()?;
     let mut report = FuseReport { numerics: options.numerics, classes: vec![] };
     let mut certificate = Certificate { numerics: options.numerics, classes: vec![] };
     // By bucket, then by class.
     let mut forms: Vec<Vec<FusedRegion>> = vec![vec![]; buckets.len()];
-    for class in &classes {
-        let done = fuse_class(class, &rules, catalog, buckets, options, clock);
-        let done = done.map_err(|e| e.in_region(&class.graph))?;
+    for ((space, class), decided) in spaces.into_iter().zip(&classes).zip(&decided) {
+        let done = space.fused(&rules, decided).map_err(|e| e.in_region(&class.graph))?;
         for (of_bucket, form) in forms.iter_mut().zip(done.forms) {
             of_bucket.push(form);
         }
@@ -173,111 +190,6 @@ fn enabled_rules(options: &FuseOptions) -> Result<Vec<CompiledRule>, FuseError> 
     }
     let disabled = |name: &str| options.disabled.iter().any(|d| d == "all" || d == name);
     Ok(all.into_iter().filter(|r| !disabled(r.name)).map(compiled).collect())
-}
-
-struct FusedClass {
-    /// By bucket.
-    forms: Vec<FusedRegion>,
-    report: ClassReport,
-    certificate: ClassCertificate,
-}
-
-fn fuse_class(
-    class: &LayerClass,
-    rules: &[CompiledRule],
-    catalog: &dyn Catalog,
-    buckets: &[Bucket],
-    options: &FuseOptions,
-    clock: &dyn Fn() -> Duration,
-) -> Result<FusedClass, FuseError> {
-    let mut region = plain_region(&class.graph);
-    let Saturation { iterations, stop, mut fired, stats } =
-        saturate(&mut region.egraph, rules, options.numerics, clock)?;
-    let added: Vec<&[_]> = fired.iter().map(|f| f.added.as_slice()).collect();
-    let origins = region.origins(&added);
-    let regions: Vec<usize> = class.regions.iter().map(|r| r.index).collect();
-    let mut report = ClassReport {
-        regions: regions.clone(),
-        plain_nodes: class.graph.nodes.len(),
-        enodes: region.egraph.total_number_of_nodes(),
-        eclasses: region.egraph.number_of_classes(),
-        iterations,
-        stop,
-        buckets: vec![],
-        rules: rules.iter().zip(stats).map(|(r, s)| (r.rule.name.to_owned(), s)).collect(),
-    };
-    let (mut forms, mut texts, mut kept) = (vec![], IndexMap::new(), BTreeSet::new());
-    for bucket in buckets {
-        let (form, cost) = form(&region, class, catalog, bucket, &origins, Among::All(&mut kept))?;
-        checked("fuse (region)", &form.graph)?;
-        let plain = self::form(&region, class, catalog, bucket, &origins, Among::Plain).ok();
-        let plain = plain.map(|(form, cost)| Form { cost, kernels: form.kernels });
-        let fused = Form { cost, kernels: form.kernels };
-        report.buckets.push(BucketReport { bucket: bucket.name.clone(), plain, fused });
-        mark_used(&region, &mut fired, &origins, &form, &bucket.name);
-        texts.insert(bucket.name.clone(), form.graph.to_string().trim_end().to_owned());
-        forms.push(form);
-    }
-    let certificate = ClassCertificate {
-        regions,
-        plain: class.graph.to_string().trim_end().to_owned(),
-        steps: fired.into_iter().map(|f| f.step).collect(),
-        fused: texts,
-    };
-    Ok(FusedClass { forms, report, certificate })
-}
-
-/// Nodes that an extraction may take.
-enum Among<'a> {
-    /// Those of the plain region.
-    Plain,
-    /// All; the classes that earlier buckets store as weights, to which those of this one are added.
-    All(&'a mut BTreeSet<usize>),
-}
-
-/// The cheapest form in a bucket.
-fn form(
-    region: &PlainRegion,
-    class: &LayerClass,
-    catalog: &dyn Catalog,
-    bucket: &Bucket,
-    origins: &IndexMap<language::Enode, Origin>,
-    among: Among<'_>,
-) -> Result<(FusedRegion, Cost), FuseError> {
-    let mut prices = region.prices(&class.graph, catalog, bucket, origins, matches!(among, Among::Plain));
-    if let Among::All(kept) = &among {
-        prices.problem.kept.clone_from(kept);
-    }
-    let (choice, cost) = extract::extract(&prices.problem).map_err(|root| {
-        let output = prices.problem.roots.iter().position(|r| *r == root).unwrap_or(0);
-        let value = format!("output {output}, {},", class.graph.ty(class.graph.outputs[output]));
-        FuseError::NoKernel { value, bucket: bucket.name.clone(), region: class.graph.to_string() }
-    })?;
-    if let Among::All(kept) = among {
-        kept.extend(extract::stored_classes(&prices.problem, &choice));
-    }
-    Ok((fused_region(&region.egraph, &class.graph, &prices, &choice)?, cost))
-}
-
-/// Marks the steps that a form rests on: those that added its nodes, and those that added what these steps matched.
-fn mark_used(
-    region: &PlainRegion,
-    fired: &mut [Fired],
-    origins: &IndexMap<language::Enode, Origin>,
-    form: &FusedRegion,
-    bucket: &str,
-) {
-    use egg::Language;
-    let step = |o: &Origin| if let Origin::Step(s) = o { Some(*s) } else { None };
-    let mut open: Vec<usize> = form.origins.iter().filter_map(step).collect();
-    while let Some(at) = open.pop() {
-        if fired[at].step.used.iter().any(|b| b == bucket) {
-            continue;
-        }
-        fired[at].step.used.push(bucket.to_owned());
-        let matched = fired[at].matched.iter().map(|e| e.clone().map_children(|c| region.egraph.find(c)));
-        open.extend(matched.filter_map(|e| origins.get(&e).and_then(step)).filter(|s| *s < at));
-    }
 }
 
 #[cfg(test)]

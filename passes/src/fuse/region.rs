@@ -3,11 +3,10 @@
 use super::FuseError;
 use super::analysis::{EGraph, InputFacts, Typing, attrs_of};
 use super::certificate::Term;
-use super::extract::{Candidate, Choice, Problem};
+use super::extract::{Candidate, Choice, Form, Problem, stored_charge};
 use super::language::Enode;
-use deepfuse_ir::{
-    Answer, Attr, Bucket, Call, Catalog, Graph, Layout, Operand, ParamKind, Sizes, Symbol, Type, ValueId,
-};
+use crate::stored::stored_bytes;
+use deepfuse_ir::{Answer, Attr, Bucket, Call, Catalog, Graph, Layout, Operand, ParamKind, ValueId};
 use egg::{Id, Language};
 use indexmap::IndexMap;
 
@@ -77,6 +76,9 @@ pub struct Priced {
     pub origin: Option<Origin>,
 }
 
+/// Weights as kernels read them, with their bytes: one numbering for all buckets of a layer class.
+pub type Forms = IndexMap<(Id, Layout), u64>;
+
 /// Candidates of one bucket.
 pub struct Prices {
     pub problem: Problem,
@@ -101,7 +103,8 @@ impl PlainRegion {
         origins
     }
 
-    /// Prices of all nodes that the catalog answers for; with `plain` only those of the plain region.
+    /// Prices of all nodes that the catalog answers for; with `plain` only those of the plain region. `forms` takes the weights that are read;
+    /// [`Prices::charge`] enters them when all buckets have been priced.
     pub fn prices(
         &self,
         graph: &Graph,
@@ -109,6 +112,7 @@ impl PlainRegion {
         bucket: &Bucket,
         origins: &IndexMap<Enode, Origin>,
         plain: bool,
+        forms: &mut Forms,
     ) -> Prices {
         let mut ids: Vec<Id> = self.egraph.classes().filter(|c| c.data.attr().is_none()).map(|c| c.id).collect();
         ids.sort_unstable();
@@ -120,7 +124,7 @@ impl PlainRegion {
                 let enode = enode.clone().map_children(|c| self.egraph.find(c));
                 let origin = origins.get(&enode).copied();
                 let allowed = matches!(enode, Enode::Input(_)) || !plain || matches!(origin, Some(Origin::Plain(_)));
-                let Some((candidate, kernel)) = self.price(&enode, *id, catalog, bucket, &prices.index) else {
+                let Some((candidate, kernel)) = self.price(&enode, *id, catalog, bucket, &prices.index, forms) else {
                     continue;
                 };
                 if allowed {
@@ -133,6 +137,8 @@ impl PlainRegion {
         }
         let class = |v: &ValueId| prices.index[&self.egraph.find(self.values[v.index()])];
         prices.problem.roots = graph.outputs.iter().map(class).collect();
+        let constant: Vec<bool> = ids.iter().map(|id| self.egraph[*id].data.constant).collect();
+        prices.decide_constants(&constant);
         prices
     }
 
@@ -143,6 +149,7 @@ impl PlainRegion {
         catalog: &dyn Catalog,
         bucket: &Bucket,
         index: &IndexMap<Id, usize>,
+        forms: &mut Forms,
     ) -> Option<(Candidate, bool)> {
         let children = enode.operands().iter().map(|id| index.get(id).copied()).collect::<Option<Vec<usize>>>()?;
         let free = Candidate { children, ..Candidate::default() };
@@ -157,9 +164,15 @@ impl PlainRegion {
         match catalog.answer(&Call { op: *op, attrs: &attrs, operands: &operands, results }, bucket) {
             Answer::None => None,
             Answer::View | Answer::Constant => Some((free, false)),
-            Answer::Kernel { nanos, .. } => {
-                let stored = free.children.iter().zip(&operands).filter(|(_, o)| o.constant);
-                let stored = stored.map(|(class, o)| (*class, bytes(&o.ty))).collect();
+            Answer::Kernel { nanos, spec } => {
+                let read = enode.operands().iter().zip(&spec.inputs).filter(|(_, o)| o.constant);
+                let mut stored = vec![];
+                for (id, o) in read {
+                    let bytes = o.tensor().map_or(0, |t| stored_bytes(t, &o.layout));
+                    let entry = forms.entry((*id, o.layout.clone()));
+                    stored.push(entry.index());
+                    entry.or_insert(bytes);
+                }
                 let picos = (nanos.max(0.0) * 1000.0).round() as u64;
                 Some((Candidate { picos, stored, ..free }, true))
             }
@@ -167,8 +180,43 @@ impl PlainRegion {
     }
 }
 
-fn bytes(ty: &Type) -> u64 {
-    ty.tensor().map_or(0, |t| t.bytes(&Sizes([1; Symbol::COUNT])))
+impl Prices {
+    /// A value that depends on weights alone gets one expression, that with the fewest nodes: the same in every bucket, so that it is stored once.
+    fn decide_constants(&mut self, constant: &[bool]) {
+        let classes = &mut self.problem.classes;
+        let mut best: Vec<Option<(u64, usize)>> = vec![None; classes.len()];
+        let mut changed = true;
+        while std::mem::take(&mut changed) {
+            for class in (0..classes.len()).filter(|c| constant[*c]) {
+                for (i, c) in classes[class].iter().enumerate().filter(|(_, c)| c.children.iter().all(|d| constant[*d]))
+                {
+                    let below = c.children.iter().map(|d| best[*d].map(|(nodes, _)| nodes)).sum::<Option<u64>>();
+                    let Some(nodes) = below.map(|n| n.saturating_add(1)) else { continue };
+                    if best[class].is_none_or(|(known, _)| nodes < known) {
+                        best[class] = Some((nodes, i));
+                        changed = true;
+                    }
+                }
+            }
+        }
+        for (class, pick) in best.iter().enumerate() {
+            if let Some((_, i)) = pick {
+                classes[class] = vec![classes[class].swap_remove(*i)];
+                self.priced[class] = vec![self.priced[class].swap_remove(*i)];
+            }
+        }
+    }
+
+    /// Kernels that a choice starts.
+    pub fn kernels(&self, choice: &Choice) -> usize {
+        self.priced.iter().zip(choice).filter(|(priced, c)| c.is_some_and(|c| priced[c].kernel)).count()
+    }
+
+    /// Enters the forms, all at the usual charge.
+    pub fn charge(&mut self, forms: &Forms) {
+        let form = |bytes: &u64| Form { bytes: *bytes, charge: Some(stored_charge(*bytes)) };
+        self.problem.forms = forms.values().map(form).collect();
+    }
 }
 
 /// A fused region: a graph with the parameters and outputs of the plain one.

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::language::Enode;
+use super::region::{PlainRegion, plain_region};
+use super::saturate::saturate;
 use super::*;
 use crate::canonicalize;
 use deepfuse_ir::testing::{Batch, Sequence, values};
@@ -357,7 +359,7 @@ fn names_of_rules_are_unique_by_direction() {
 
 #[test]
 fn unknown_rules_are_refused() {
-    let options = FuseOptions { numerics: Numerics::Exact, disabled: vec!["swigul".into()] };
+    let options = FuseOptions { disabled: vec!["swigul".into()], ..FuseOptions::new(Numerics::Exact) };
     let error = enabled_rules(&options).err().unwrap().to_string();
     assert!(error.contains("`swigul`") && error.contains("swiglu"), "{error}");
 }
@@ -377,7 +379,7 @@ fn missing_kernels() {
     }
     let mut r = Random(1);
     let graph = canonicalize(deepfuse_ir::text::parse(&mlp(&mut r, "bf16", "bf16")).unwrap()).unwrap();
-    let options = FuseOptions { numerics: Numerics::Requantizes, disabled: vec![] };
+    let options = FuseOptions::new(Numerics::Requantizes);
     let ops = |missing: Op| {
         let fused = fuse(&graph, &Without(missing), &[Bucket::decode()], &options)?;
         Ok::<Vec<Op>, FuseError>(fused.graphs[0].1.nodes.iter().map(|n| n.op).collect())

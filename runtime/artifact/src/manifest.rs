@@ -36,6 +36,9 @@ pub struct Manifest {
     pub model: ModelInfo,
     pub limits: LimitsInfo,
     pub numerics: NumericsInfo,
+    /// What the search for fused forms was given and came to; of artifacts before 0.2 nothing is known.
+    #[serde(default)]
+    pub fusion: FusionInfo,
     pub tokens: TokensInfo,
     /// Compiled from `config.json` alone: plan and code, nothing to run.
     pub shapes_only: bool,
@@ -77,6 +80,15 @@ pub struct NumericsInfo {
     pub activations: String,
     /// The strongest class of rewrites that was allowed: `exact`, `reassociates`, `requantizes`, `approximates`.
     pub class: String,
+}
+
+/// How the forms of the model were found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FusionInfo {
+    /// Names of rules that must not fire; `all`: none may.
+    pub disabled_rules: Vec<String>,
+    /// What a better extraction could save at most, over all buckets and layers, in 1/1000 ns of estimated time; 0: there is none.
+    pub gap_picos: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -23,6 +23,7 @@ pub struct About {
     /// Longest sequence, in tokens.
     pub context: u32,
     pub numerics: NumericsInfo,
+    pub fusion: FusionInfo,
     pub tokens: TokensInfo,
 }
 
@@ -91,6 +92,7 @@ impl ArtifactWriter {
             model: about.model,
             limits: LimitsInfo { context: about.context, page_tokens: crate::PAGE_TOKENS },
             numerics: about.numerics,
+            fusion: about.fusion,
             tokens: about.tokens,
             shapes_only: self.weights.is_empty(),
             sections: std::mem::take(&mut self.sections),

@@ -3,7 +3,7 @@
 
 use deepfuse_artifact::elements::{Element, Elements};
 use deepfuse_artifact::interrupt;
-use deepfuse_artifact::manifest::{ModelInfo, NumericsInfo, TargetInfo, TokensInfo, section};
+use deepfuse_artifact::manifest::{FusionInfo, ModelInfo, NumericsInfo, TargetInfo, TokensInfo, section};
 use deepfuse_artifact::weights::WeightDecl;
 use deepfuse_artifact::writer::{About, ArtifactWriter};
 use deepfuse_runtime::pool::Pinning;
@@ -120,6 +120,7 @@ fn about(kind: &Kind<'_>) -> About {
         },
         context: CONTEXT,
         numerics: NumericsInfo { activations: "f32".into(), class: "exact".into() },
+        fusion: FusionInfo::default(),
         tokens: TokensInfo { bos: Some(0), eos: vec![1, 2] },
     }
 }

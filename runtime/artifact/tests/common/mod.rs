@@ -35,6 +35,7 @@ pub fn about() -> About {
         },
         context: 4096,
         numerics: NumericsInfo { activations: "f32".into(), class: "reassociates".into() },
+        fusion: FusionInfo::default(),
         tokens: TokensInfo { bos: Some(0), eos: vec![1, 2] },
     }
 }
