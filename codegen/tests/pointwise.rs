@@ -166,14 +166,25 @@ fn rows_by_index() {
                 let ids = Arg::ints(&[T()], &[t], (0..t).map(|_| r.below(23) as i32).collect());
                 case(Op::Embed, &[], vec![ids, table], t).check(&target, exact());
                 let x = activation(&mut r, dtype, &[t, d]);
-                let rows = 3;
-                let picks = (0..rows).map(|_| r.below(t as u64) as i32).collect();
-                let picks = Arg::ints(&[Dim::symbol(Symbol::R)], &[rows], picks);
-                let sizes = Sizes([t as u64, 1, 1, rows as u64, 0]);
-                Case { op: Op::GatherRows, attrs: Attrs::new(), args: vec![x, picks], sizes }.check(&target, exact());
+                picked_rows(&mut r, x, t).check(&target, exact());
+                let cubes = activation(&mut r, dtype, &[t, 3, d]);
+                let cubes = if FLOATS.contains(&dtype) { cubes.with_gap(5) } else { cubes };
+                picked_rows(&mut r, cubes, t).check(&target, exact());
             }
         }
+        let ids = Arg::ints(&[T()], &[5], vec![3, 1, 4, 1, 5]);
+        picked_rows(&mut r, ids, 5).check(&target, exact());
+        let pairs = Arg::ints(&[T(), dim(2)], &[3, 2], vec![3, 1, 4, 1, 5, 9]);
+        picked_rows(&mut r, pairs, 3).check(&target, exact());
     }
+}
+
+/// `gather_rows` of three rows of `x`, which has `t`.
+fn picked_rows(r: &mut Random, x: Arg, t: usize) -> Case {
+    let picks = (0..3).map(|_| r.below(t as u64) as i32).collect();
+    let picks = Arg::ints(&[Dim::symbol(Symbol::R)], &[3], picks);
+    let sizes = Sizes([t as u64, 1, 1, 3, 0]);
+    Case { op: Op::GatherRows, attrs: Attrs::new(), args: vec![x, picks], sizes }
 }
 
 #[test]

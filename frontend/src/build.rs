@@ -1,8 +1,8 @@
 //! The plain step graph: projections, rope, scores, softmax, experts, weighted sum. Nothing is fused here.
 //!
 //! A region between two cuts is a layer, shifted: it begins with the residual add of the layer before and ends just before its
-//! own, so that the add and the norm behind it can become one kernel. The embedding belongs to the first region, the final norm
-//! and the output projection are the last.
+//! own, so that the add and the norm behind it can become one kernel. The embedding belongs to the first region; the last one has no
+//! cut before its own add: what only chosen rows need can be computed for those rows alone, up into the layer.
 
 mod attention;
 mod mlp;
@@ -55,13 +55,15 @@ pub fn build(model: &Model, activations: Activations) -> Result<Graph> {
     let mut x = b.converted(embedded, b.act)?;
     for (i, layer) in layers.iter().enumerate() {
         let d = b.layer(i as u64, layer, &mut x)?;
-        b.g.cut();
+        if i + 1 < layers.len() {
+            b.g.cut();
+        }
         x = b.op(Op::Add, &[x, d], &[])?;
     }
-    let rows = b.op(Op::GatherRows, &[x, b.inputs.rows], &[])?;
-    let normed = b.op(Op::RmsNorm, &[rows, norm], &[("eps", float(c.norm_eps))])?;
+    let normed = b.op(Op::RmsNorm, &[x, norm], &[("eps", float(c.norm_eps))])?;
+    let rows = b.op(Op::GatherRows, &[normed, b.inputs.rows], &[])?;
     // Logits are not rounded to the activation type: equal neighbours would make the choice of a token arbitrary.
-    let wide = b.converted(normed, DType::F32)?;
+    let wide = b.converted(rows, DType::F32)?;
     let logits = b.op(Op::Linear, &[wide, head], &[])?;
     b.note(if c.tied { "model.embed_tokens" } else { "lm_head" });
     b.g.outputs.push(logits);

@@ -140,47 +140,33 @@ impl KernelSpec {
         crate::Symbol::ALL.into_iter().fold(constant, sum)
     }
 
-    /// Scratch bytes as `constant + sum terms[s] * s`.
+    /// Scratch bytes as `constant + sum terms[s] * s`: so many a row of the first operand, whatever symbol its rows are.
     ///
-    /// * `route`: f32 logits, `4 E` a token
-    /// * `expert_*`: token lists by expert, `4 (2 E + 16)` and `4 k` a token; `k` gathered rows of x a token, each to a 64-byte
-    ///   border; `expert_down` adds its f32 sums, `4 N` a token
-    /// * `mla_absorbed_split`: f32 sums, largest score and sum of weights of every head and split, `4 H splits (ceil(L/32) 32 + 16)` a token
+    /// * `route`: f32 logits, `4 E` a row
+    /// * `expert_*`: token lists by expert, `4 (2 E + 16)` and `4 k` a row; `k` gathered rows of x a row, each to a 64-byte
+    ///   border; `expert_down` adds its f32 sums, `4 N` a row
+    /// * `mla_absorbed_split`: f32 sums, largest score and sum of weights of every head and split, `4 H splits (ceil(L/32) 32 + 16)` a row
     /// * other `mla_*`: none, workers keep their tiles on the stack
     pub fn scratch_terms(&self) -> (u64, [u64; crate::Symbol::COUNT]) {
-        let mut terms = [0; crate::Symbol::COUNT];
-        let fixed = |i: usize, axis: usize| {
-            self.inputs
-                .get(i)
-                .and_then(Operand::tensor)
-                .and_then(|t| t.shape.get(axis))
-                .and_then(crate::Dim::as_fixed)
-                .unwrap_or(0)
-        };
-        let t = crate::Symbol::T as usize;
-        match self.op {
-            Op::Route => {
-                terms[t] = 4 * fixed(1, 0).next_multiple_of(16);
-                (0, terms)
-            }
+        let operand = |i: usize| self.inputs.get(i).and_then(Operand::tensor);
+        let fixed = |i: usize, axis: usize| operand(i).and_then(|t| t.shape.get(axis)?.as_fixed()).unwrap_or(0);
+        let (constant, each) = match self.op {
+            Op::Route => (0, 4 * fixed(1, 0).next_multiple_of(16)),
             Op::ExpertSwiglu | Op::ExpertLinear | Op::ExpertDown => {
                 let weight = if self.op == Op::ExpertDown { 3 } else { 2 };
                 let (k, experts, depth) = (fixed(1, 1), fixed(weight, 0), fixed(weight, 2));
-                let x = self.inputs.first().and_then(Operand::tensor);
-                let element = x.and_then(|t| t.dtype.bytes()).unwrap_or(4);
-                terms[t] = k * ((depth * element).next_multiple_of(64) + 4);
-                if self.op == Op::ExpertDown {
-                    terms[t] += 4 * fixed(3, 1).next_multiple_of(16);
-                }
-                ((4 * (2 * experts + 16)).next_multiple_of(64), terms)
+                let element = operand(0).and_then(|t| t.dtype.bytes()).unwrap_or(4);
+                let sums = if self.op == Op::ExpertDown { 4 * fixed(3, 1).next_multiple_of(16) } else { 0 };
+                ((4 * (2 * experts + 16)).next_multiple_of(64), k * ((depth * element).next_multiple_of(64) + 4) + sums)
             }
             Op::MlaAbsorbedSplit => {
                 let splits = self.attrs.int("splits").unwrap_or(1) as u64;
-                terms[t] = 4 * fixed(0, 1) * splits * (fixed(0, 2).next_multiple_of(32) + 16);
-                (0, terms)
+                (0, 4 * fixed(0, 1) * splits * (fixed(0, 2).next_multiple_of(32) + 16))
             }
-            _ => (0, terms),
-        }
+            _ => (0, 0),
+        };
+        let rows = operand(0).and_then(|t| t.shape.first().copied()).unwrap_or(crate::Dim::fixed(0));
+        (constant + each * rows.constant, rows.terms.map(|n| each * u64::from(n)))
     }
 }
 

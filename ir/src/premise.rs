@@ -54,6 +54,19 @@ pub enum Premise {
     Widens(Var),
     /// The attribute is this integer.
     IsInt(Var, i64),
+    /// Both values have the same number of axes.
+    SameRank(Var, Var),
+    /// The first value has more axes than the second.
+    MoreAxes(Var, Var),
+    /// The value has two axes or more: the last one is not that of the rows.
+    HasRows(Var),
+    /// The attribute is the number of an axis within a row: not the first.
+    Inner(Var),
+    /// The attribute is an order of axes that leaves the first where it is.
+    KeepsFirst(Var),
+    /// The attribute is an equation whose first axis is that of the first operand and not in the second: a row of the result is made of
+    /// one row of the first operand.
+    ByRows(Var),
 }
 
 /// An attribute that a rule computes for its right-hand side.
@@ -65,6 +78,8 @@ pub enum Build {
     Rows(Var),
     /// Dim `axis` of a shape attribute; a number.
     ShapeDim(Var, usize),
+    /// The shape attribute with the first axis of a value in place of its own.
+    WithRows { rows: Var, shape: Var },
     /// `[rows, heads, n / heads]` for a value `[rows, _]`, a weight `[n, _]` and a number of heads.
     SplitShape { rows: Var, weight: Var, heads: Var },
 }
@@ -89,6 +104,16 @@ impl Premise {
             Self::HasDType(x, dtype) => tensor(b, x)?.dtype == dtype,
             Self::Widens(x) => matches!(tensor(b, x)?.dtype, DType::F32 | DType::Bf16 | DType::F16),
             Self::IsInt(a, n) => *attr(b, a)? == Attr::Int(n),
+            Self::SameRank(x, y) => tensor(b, x)?.rank() == tensor(b, y)?.rank(),
+            Self::MoreAxes(x, y) => tensor(b, x)?.rank() > tensor(b, y)?.rank(),
+            Self::HasRows(x) => tensor(b, x)?.rank() >= 2,
+            Self::Inner(axis) => matches!(attr(b, axis)?, Attr::Int(n) if *n > 0),
+            Self::KeepsFirst(axes) => matches!(attr(b, axes)?, Attr::Ints(axes) if axes.first() == Some(&0)),
+            Self::ByRows(eq) => {
+                let Attr::Str(text) = attr(b, eq)? else { return Some(false) };
+                let eq = einsum::parse(text)?;
+                eq.a[0] == eq.out[0] && !eq.b.contains(&eq.a[0])
+            }
         })
     }
 }
@@ -100,6 +125,10 @@ impl Build {
             Self::LastAxis(x) => Attr::Int(tensor(b, x)?.rank().checked_sub(1)? as i64),
             Self::Rows(x) => Attr::Int(tensor(b, x)?.shape.first()?.as_fixed()? as i64),
             Self::ShapeDim(shape, axis) => Attr::Int(shape_of(b, shape)?.get(axis)?.as_fixed()? as i64),
+            Self::WithRows { rows, shape } => {
+                let (first, shape) = (*tensor(b, rows)?.shape.first()?, shape_of(b, shape)?);
+                Attr::Shape([&[first], shape.get(1..)?].concat())
+            }
             Self::SplitShape { rows, weight, heads } => {
                 let (x, w) = (tensor(b, rows)?, tensor(b, weight)?);
                 let Attr::Int(heads) = *attr(b, heads)? else { return None };
@@ -165,6 +194,12 @@ impl fmt::Display for Premise {
             Self::HasDType(x, dtype) => write!(f, "has_dtype({x}, {dtype})"),
             Self::Widens(x) => write!(f, "widens({x})"),
             Self::IsInt(a, n) => write!(f, "is_int({a}, {n})"),
+            Self::SameRank(x, y) => write!(f, "same_rank({x}, {y})"),
+            Self::MoreAxes(x, y) => write!(f, "more_axes({x}, {y})"),
+            Self::HasRows(x) => write!(f, "has_rows({x})"),
+            Self::Inner(axis) => write!(f, "inner({axis})"),
+            Self::KeepsFirst(axes) => write!(f, "keeps_first({axes})"),
+            Self::ByRows(eq) => write!(f, "by_rows({eq})"),
         }
     }
 }
@@ -175,6 +210,7 @@ impl fmt::Display for Build {
             Self::LastAxis(x) => write!(f, "last_axis({x})"),
             Self::Rows(x) => write!(f, "rows({x})"),
             Self::ShapeDim(s, axis) => write!(f, "shape_dim({s}, {axis})"),
+            Self::WithRows { rows, shape } => write!(f, "with_rows({rows}, {shape})"),
             Self::SplitShape { rows, weight, heads } => write!(f, "split_shape({rows}, {weight}, {heads})"),
         }
     }

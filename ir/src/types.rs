@@ -242,6 +242,15 @@ impl Dim {
         (self.terms == [0; Symbol::COUNT]).then_some(self.constant)
     }
 
+    /// The symbol and its factor, if the dim is a multiple of one symbol.
+    pub fn as_scaled(&self) -> Option<(Symbol, u32)> {
+        let mut used = Symbol::ALL.into_iter().filter(|s| self.terms[*s as usize] > 0);
+        match (used.next(), used.next(), self.constant) {
+            (Some(s), None, 0) => Some((s, self.terms[s as usize])),
+            _ => None,
+        }
+    }
+
     /// Value for given sizes; saturates.
     pub fn eval(&self, sizes: &Sizes) -> u64 {
         let sum =

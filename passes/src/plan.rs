@@ -144,15 +144,15 @@ fn saturates(spec: &KernelSpec) -> u32 {
     fixed(matrices, 0).div_ceil(fixed(1, 1).max(1)) as u32
 }
 
-/// Bytes and operations as coefficients of `[1, T, S, P, R, C, T P / S]`, by differences from size 0 to 1: `cost::work` is a sum of such
-/// terms as long as `T` is below [`saturates`].
-fn work_terms(spec: &KernelSpec) -> ([f64; 7], [f64; 7]) {
+/// Bytes and operations as coefficients ([`out::Terms`]), by differences from size 0 to 1: `cost::work` is a sum of such terms as long as
+/// rows are below [`saturates`].
+fn work_terms(spec: &KernelSpec) -> (out::Terms, out::Terms) {
     let at = |sizes: [u64; 5]| {
         let w = cost::spec_work(spec, &Sizes(sizes));
         [w.bytes, w.operations]
     };
     let zero = at([0; 5]);
-    let mut terms = [[0.0; 7]; 2];
+    let mut terms = [out::Terms::default(); 2];
     for (kind, terms) in terms.iter_mut().enumerate() {
         terms[0] = zero[kind];
         for symbol in 0..5 {
@@ -161,36 +161,28 @@ fn work_terms(spec: &KernelSpec) -> ([f64; 7], [f64; 7]) {
             terms[symbol + 1] = at(sizes)[kind] - zero[kind];
         }
         terms[6] = at([1, 0, 1, 0, 0])[kind] - (terms[0] + terms[1] + terms[3]);
+        terms[7] = at([0, 0, 1, 1, 0])[kind] - (terms[0] + terms[3] + terms[4]);
     }
     (terms[0], terms[1])
 }
 
-/// Arena of a value, and its bytes per unit, rounded up to 64.
+/// Arena of a value, and its bytes per unit, rounded up to 64. Rows that want logits are tokens of the step, so that what grows with `R` lies
+/// in the arena of `T`, where it shares bytes with what is no longer alive.
 fn arena_of(t: &TensorType) -> Result<(out::Arena, u64), PlanError> {
     let element = match t.dtype {
         DType::Quant(_) => return Err(PlanError::Shape(t.to_string())),
         dense => dense.bytes().unwrap_or(4),
     };
     let fixed: u64 = t.shape.iter().filter_map(deepfuse_ir::Dim::as_fixed).product();
-    let symbolic: Vec<_> = t.shape.iter().filter(|d| d.as_fixed().is_none()).collect();
-    let single = |d: &deepfuse_ir::Dim| {
-        let used: Vec<Symbol> = Symbol::ALL.into_iter().filter(|s| d.terms[*s as usize] > 0).collect();
-        match used.as_slice() {
-            [s] if d.constant == 0 => Some((*s, u64::from(d.terms[*s as usize]))),
-            _ => None,
-        }
+    let symbolic: Vec<_> = t.shape.iter().filter(|d| d.as_fixed().is_none()).map(deepfuse_ir::Dim::as_scaled).collect();
+    let (arena, factor) = match *symbolic.as_slice() {
+        [] => (out::Arena::Fixed, 1),
+        [Some((Symbol::R, n))] => (out::Arena::Per(out::Symbol::T), n),
+        [Some((s, n))] => (out::Arena::Per(out::Symbol::ALL[s as usize]), n),
+        [Some((Symbol::T | Symbol::R, n)), Some((Symbol::P, m))] => (out::Arena::PerTokenPage, n * m),
+        _ => return Err(PlanError::Shape(t.to_string())),
     };
-    let placed = match symbolic.as_slice() {
-        [] => Some((out::Arena::Fixed, 1)),
-        [d] => single(d).map(|(s, n)| (out::Arena::Per(out::Symbol::ALL[s as usize]), n)),
-        [a, b] => match (single(a), single(b)) {
-            (Some((Symbol::T, n)), Some((Symbol::P, m))) => Some((out::Arena::PerTokenPage, n * m)),
-            _ => None,
-        },
-        _ => None,
-    };
-    let (arena, factor) = placed.ok_or_else(|| PlanError::Shape(t.to_string()))?;
-    Ok((arena, (fixed * factor * element).next_multiple_of(64)))
+    Ok((arena, (fixed * u64::from(factor) * element).next_multiple_of(64)))
 }
 
 struct Interval {
@@ -217,7 +209,7 @@ fn place_buffers(s: &Selection) -> Result<(Vec<out::Buffer>, Vec<Option<u32>>), 
     let mut scratch = vec![None; s.calls.len()];
     for (at, call) in s.calls.iter().enumerate() {
         let (constant, terms) = call.spec.scratch_terms();
-        let bytes = (constant + terms[Symbol::T as usize]).next_multiple_of(64);
+        let bytes = (constant + terms[Symbol::T as usize] + terms[Symbol::R as usize]).next_multiple_of(64);
         if bytes > 0 {
             scratch[at] = Some(intervals.len() as u32);
             intervals.push(Interval { arena: out::Arena::Per(out::Symbol::T), bytes, first: at, last: at });

@@ -2,7 +2,7 @@
 
 use crate::batch::BatchSizes;
 use crate::program::Launched;
-use deepfuse_artifact::plan::{Kernel, Plan};
+use deepfuse_artifact::plan::{Kernel, Plan, Terms};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -108,18 +108,18 @@ impl Recorder {
     }
 }
 
-/// Value of a sum over `[1, T, S, P, R, C, T P / S]`: the last is tokens times the pages of an average sequence.
-pub fn terms(factors: &[f64; 7], s: BatchSizes) -> f64 {
-    let (t, p) = (f64::from(s.tokens), f64::from(s.pages));
-    let symbols =
-        [1.0, t, f64::from(s.sequences), p, f64::from(s.rows), s.cached as f64, t * p / f64::from(s.sequences.max(1))];
+/// Value of a sum of [`Terms`].
+pub fn terms(factors: &Terms, s: BatchSizes) -> f64 {
+    let [t, p, r] = [s.tokens, s.pages, s.rows].map(f64::from);
+    let each = p / f64::from(s.sequences.max(1));
+    let symbols = [1.0, t, f64::from(s.sequences), p, r, s.cached as f64, t * each, r * each];
     factors.iter().zip(symbols).map(|(f, n)| f * n).sum()
 }
 
 /// Bytes that a kernel must move.
 pub fn row_bytes(row: &Kernel, s: BatchSizes) -> f64 {
-    let tokens = if row.saturates > 0 { s.tokens.min(row.saturates) } else { s.tokens };
-    terms(&row.bytes, BatchSizes { tokens, ..s })
+    let most = if row.saturates > 0 { row.saturates } else { u32::MAX };
+    terms(&row.bytes, BatchSizes { tokens: s.tokens.min(most), rows: s.rows.min(most), ..s })
 }
 
 /// Events as a Chrome trace (`chrome://tracing`, Perfetto): times in microseconds.

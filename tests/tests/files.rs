@@ -8,12 +8,13 @@
 //! <the printed result, or the messages>          BLESS=1 writes this part
 //! ```
 //! `parse` reads and checks types; `verify` reads types as written and runs the verifier. `fuse` prices kernels by a roofline and takes
-//! settings: `pass canonicalize fuse bucket=prefill numerics=exact only=add-norm,swiglu disable=absorb-key`.
+//! settings: `pass canonicalize fuse tokens=512 numerics=exact only=add-norm,swiglu disable=absorb-key`; `tokens` of one sequence of which
+//! the last wants logits, 1 if it is not said.
 
 use deepfuse_ir::cost::Roofline;
 use deepfuse_ir::text::{ParseError, parse, parse_unchecked};
 use deepfuse_ir::verify::{VerifyError, verify};
-use deepfuse_ir::{Bucket, Graph};
+use deepfuse_ir::{Bucket, Graph, Sizes};
 use deepfuse_passes::fuse::{FuseOptions, Numerics, fuse, rules};
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::fmt::Write;
@@ -119,6 +120,10 @@ fn run_fuse(graph: &Graph, settings: &[&str]) -> Result<Graph, String> {
             "bucket" => {
                 let found = Bucket::all().into_iter().find(|b| b.name == value);
                 bucket = found.ok_or_else(|| format!("there is no bucket `{value}`"))?;
+            }
+            "tokens" => {
+                let tokens = value.parse().map_err(|_| format!("`{value}` is no number of tokens"))?;
+                bucket.typical = Sizes([tokens, 1, tokens.div_ceil(64), 1, 0]);
             }
             "numerics" => options.numerics = value.parse().map_err(|()| format!("there is no class `{value}`"))?,
             "disable" => options.disabled.extend(list.map(str::to_owned)),

@@ -200,6 +200,20 @@ impl Case {
         }
     }
 
+    /// The same call for the `R` rows of a step that has more tokens.
+    #[must_use]
+    pub fn for_rows(mut self) -> Self {
+        for arg in &mut self.args {
+            if let Type::Tensor(t) = &mut arg.operand.ty {
+                for d in t.shape.iter_mut().filter(|d| **d == T()) {
+                    *d = Dim::symbol(Symbol::R);
+                }
+            }
+        }
+        let Sizes([t, s, p, _, c]) = self.sizes;
+        Self { sizes: Sizes([2 * t + 3, s, p, t, c]), ..self }
+    }
+
     /// Emits the kernel's default variant for `target`, runs it with 1, 2 and 3 workers and compares.
     pub fn check(&self, target: &Target, tolerance: Tolerance) {
         let variants = X86.variants(&self.spec(), target);

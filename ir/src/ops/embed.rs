@@ -17,13 +17,7 @@ pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
 }
 
 pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
-    vec![rows_of(x[1], x[0].ints())]
-}
-
-/// Rows `ids` of a matrix.
-pub(crate) fn rows_of(table: &Tensor, ids: &[i32]) -> Tensor {
-    let w = table.width();
-    table.gathered(&[ids.len(), w], |i| ids[i[0]] as usize * w + i[1])
+    vec![gather_rows::rows_of(x[1], x[0].ints())]
 }
 
 #[cfg(test)]

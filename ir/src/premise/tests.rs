@@ -14,6 +14,8 @@ impl Match {
             ("?w", ty(DType::Bf16, Dim::fixed(12)), true, true),
             ("?v", ty(DType::Bf16, Dim::fixed(12)), true, true),
             ("?c", ty(DType::F32, Dim::fixed(12)), true, false),
+            ("?line", Type::Tensor(TensorType::new(DType::F32, [Dim::fixed(8)])), true, true),
+            ("?r", ty(DType::Bf16, Dim::symbol(Symbol::R)), false, false),
         ];
         let shape = vec![Dim::symbol(Symbol::T), Dim::fixed(3), Dim::fixed(4)];
         let attrs = vec![
@@ -21,6 +23,11 @@ impl Match {
             ("?h", Attr::Int(3)),
             ("?e", Attr::Str("pqr,xqr->pqx".into())),
             ("?bad", Attr::Str("pqr".into())),
+            ("?a", Attr::Ints(vec![0, 2, 1])),
+            ("?b", Attr::Ints(vec![1, 0, 2])),
+            ("?zero", Attr::Int(0)),
+            ("?outer", Attr::Str("pq,xq->xp".into())),
+            ("?both", Attr::Str("pq,pq->p".into())),
         ];
         Self(values, attrs)
     }
@@ -52,6 +59,12 @@ fn premises_hold_and_fail() {
         HasDType("?x", DType::Bf16),
         Widens("?x"),
         IsInt("?h", 3),
+        SameRank("?x", "?w"),
+        MoreAxes("?x", "?line"),
+        HasRows("?x"),
+        Inner("?h"),
+        KeepsFirst("?a"),
+        ByRows("?e"),
     ] {
         assert!(premise.holds(&m), "{premise}");
     }
@@ -68,6 +81,16 @@ fn premises_hold_and_fail() {
         HasDType("?x", DType::F32),
         Widens("?s"),
         IsInt("?h", 4),
+        SameRank("?x", "?line"),
+        MoreAxes("?x", "?w"),
+        MoreAxes("?line", "?x"),
+        HasRows("?line"),
+        Inner("?zero"),
+        Inner("?s"),
+        KeepsFirst("?b"),
+        ByRows("?outer"),
+        ByRows("?both"),
+        ByRows("?bad"),
     ] {
         assert!(!premise.holds(&m), "{premise}");
     }
@@ -81,6 +104,10 @@ fn built_attributes() {
     assert_eq!(Build::Rows("?x").value(&m), None, "a symbol is no number");
     assert_eq!(Build::ShapeDim("?s", 1).value(&m), Some(Attr::Int(3)));
     assert_eq!(Build::ShapeDim("?s", 3).value(&m), None);
+    let with = |rows| Build::WithRows { rows, shape: "?s" }.value(&m);
+    let expected = [Dim::symbol(Symbol::R), Dim::fixed(3), Dim::fixed(4)];
+    assert_eq!(with("?r"), Some(Attr::Shape(expected.to_vec())));
+    assert_eq!(with("?h"), None);
     let split = |heads| Build::SplitShape { rows: "?x", weight: "?w", heads }.value(&m);
     assert_eq!(split("?h").map(|a| format!("{a:?}")), Some(format!("{:?}", m.1[0].1)));
     assert_eq!(split("?s"), None, "heads are a number");

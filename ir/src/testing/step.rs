@@ -204,7 +204,7 @@ impl Builder<'_> {
         let last = t.rank() as u64 - 1;
         match op {
             Op::GatherRows => {
-                let x = self.find(|t| is_tokens(t, 2))?;
+                let x = self.find(|t| t.shape[0] == Dim::symbol(Symbol::T))?;
                 let rows = self.batch("rows");
                 self.node(op, &[x, rows], attrs(&[]))
             }

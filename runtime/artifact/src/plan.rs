@@ -82,12 +82,15 @@ pub struct Kernel {
     pub family: String,
     /// Phases, with a barrier between them.
     pub phases: u32,
-    /// Tokens from which on `bytes` no longer grow with `T`: an expert kernel has then read all its experts. 0: they always grow.
+    /// Rows from which on `bytes` no longer grow with `T` or `R`: an expert kernel has then read all its experts. 0: they always grow.
     pub saturates: u32,
-    /// For people and traces: bytes that must move and operations, as sums over `[1, T, S, P, R, C, T P / S]`.
-    pub bytes: [f64; 7],
-    pub operations: [f64; 7],
+    /// For people and traces: bytes that must move and operations.
+    pub bytes: Terms,
+    pub operations: Terms,
 }
+
+/// Coefficients of a sum over `[1, T, S, P, R, C, T P / S, R P / S]`: the last two are rows times the pages of an average sequence.
+pub type Terms = [f64; 8];
 
 /// Batch inputs, i32 each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

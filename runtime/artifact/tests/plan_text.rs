@@ -188,7 +188,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         let note = || prop_oneof![Just(String::new()), name()];
         let weight =
             |name| (Just(name), 64..9999u64, note()).prop_map(|(name, bytes, note)| Weight { name, bytes, note });
-        let terms = || std::array::from_fn::<_, 7, _>(|_| finite());
+        let terms = || std::array::from_fn::<_, 8, _>(|_| finite());
         let kernel = |symbol| {
             (Just(symbol), name(), 1..4u32, 0..99u32, terms(), terms()).prop_map(
                 |(symbol, family, phases, saturates, bytes, operations)| Kernel {

@@ -4,6 +4,7 @@ pub mod linear;
 pub mod mla;
 pub mod moe;
 pub mod norm;
+pub mod rows;
 
 use super::Numerics;
 use super::certificate::Direction;
@@ -78,7 +79,7 @@ impl Rule {
 
 /// All rules, in the order in which they are searched.
 pub fn all() -> Vec<Rule> {
-    [linear::rules(), norm::rules(), mla::rules(), moe::rules()].concat()
+    [linear::rules(), norm::rules(), mla::rules(), moe::rules(), rows::rules()].concat()
 }
 
 /// Whether the operation copies values: it computes, and therefore rounds, nothing.
