@@ -1,6 +1,6 @@
 //! Measures an artifact: tokens per second of prompts and of decoding, and a table of its kernels.
 
-use crate::pool::Pool;
+use crate::pool::{Job, Part, Pool};
 use crate::sample::Pcg32;
 use crate::trace::{KernelTotal, Recording};
 use crate::verify::cache_bytes;
@@ -282,16 +282,30 @@ impl Reader {
     /// Reads everything once.
     fn gb_per_s(&self) -> Result<f64, Error> {
         let mut pool = self.pool.lock().expect("one thread uses it");
+        let workers = pool.workers();
         let start = Instant::now();
-        pool.run(&|w| {
-            for name in &self.names {
-                let all = self.artifact.weights().get(name).unwrap_or_default();
-                let share = all.len().div_ceil(w.workers as usize);
-                let mine = all.chunks(share.max(1)).nth(w.index as usize).unwrap_or_default();
-                std::hint::black_box(folded(mine));
-            }
-        })?;
+        pool.run(&Reading { reader: self, workers })?;
         Ok(self.bytes as f64 / start.elapsed().as_secs_f64() / 1e9)
+    }
+}
+
+struct Reading<'a> {
+    reader: &'a Reader,
+    workers: u32,
+}
+
+impl Job for Reading<'_> {
+    fn parts(&self, phase: u32) -> Option<u32> {
+        (phase == 0).then_some(self.workers)
+    }
+
+    fn run(&self, part: Part, _worker: u32) {
+        for name in &self.reader.names {
+            let all = self.reader.artifact.weights().get(name).unwrap_or_default();
+            let share = all.len().div_ceil(part.parts as usize);
+            let mine = all.chunks(share.max(1)).nth(part.index as usize).unwrap_or_default();
+            std::hint::black_box(folded(mine));
+        }
     }
 }
 

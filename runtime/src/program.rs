@@ -4,10 +4,10 @@ use crate::Error;
 use crate::batch::{Batch, BatchSizes};
 use crate::code::{Code, Entry};
 use crate::memory::Region;
-use crate::pool::{Panicked, Pool, Worker};
-use crate::trace::Recorder;
+use crate::pool::{Job, Panicked, Part, Pool};
+use crate::trace::{self, Recorder};
 use deepfuse_artifact::Artifact;
-use deepfuse_artifact::plan::{Action, Arena, Arg, Assumptions, BucketPlan, Plan, Symbol};
+use deepfuse_artifact::plan::{Action, Arena, Arg, Assumptions, BucketPlan, Kernel, Plan, Symbol};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -44,6 +44,10 @@ pub struct Prepared {
     pub assumptions: Assumptions,
     pub launched: Vec<Launched>,
     steps: Vec<Step>,
+    /// The phases of all steps: index of the step, and which of its phases.
+    phases: Vec<(usize, u32)>,
+    /// Parts in which each step runs, in this batch.
+    parts: Vec<u32>,
     args: Vec<u64>,
     /// Where in `args` the address of the logits stands.
     logits: Vec<usize>,
@@ -139,6 +143,8 @@ pub fn prepare(
         assumptions: b.assumptions,
         launched: vec![],
         steps: vec![],
+        phases: vec![],
+        parts: vec![],
         args: vec![],
         logits: vec![],
     };
@@ -162,6 +168,9 @@ pub fn prepare(
         let first = p.args.len();
         p.logits.extend(list.iter().enumerate().filter(|(_, a)| **a == Arg::Logits).map(|(i, _)| first + i));
         p.args.extend(list.iter().map(address));
+        let phases = if let Step::Launch { phases, .. } = step { phases } else { 1 };
+        p.phases.extend((0..phases).map(|phase| (p.steps.len(), phase)));
+        p.parts.push(1);
         p.steps.push(step);
         p.launched.push(Launched { kernel, label });
     }
@@ -178,6 +187,7 @@ impl Prepared {
     pub fn run(
         &mut self,
         pool: &mut Pool,
+        plan: &Plan,
         sizes: BatchSizes,
         logits: u64,
         recorder: &Recorder,
@@ -192,40 +202,61 @@ impl Prepared {
         for at in &self.logits {
             self.args[*at] = logits;
         }
-        let (steps, args) = (&self.steps, &self.args);
-        pool.run(&|worker| run_steps(steps, args, worker, recorder))
+        for (parts, launched) in self.parts.iter_mut().zip(&self.launched) {
+            let Some(kernel) = launched.kernel else { continue };
+            *parts = parts_of(&plan.kernels[kernel as usize], sizes, pool.workers());
+        }
+        recorder.mark(0);
+        pool.run(&Running { steps: self, recorder })
     }
 }
 
-/// The part of one worker in a batch.
-fn run_steps(steps: &[Step], args: &[u64], worker: &Worker<'_>, recorder: &Recorder) {
-    if worker.index == 0 {
-        recorder.mark(0);
+/// Parts that each worker gets of a launch that is worth dividing: more than one, so that what a worker could not do in time because
+/// somebody else used its CPU is done by others. Measured in docs/measurements.md.
+const PARTS_PER_WORKER: u32 = 4;
+/// Bytes and operations of a part that one worker does in the time that it takes another one to notice that there is work.
+const LEAST_PART_BYTES: f64 = 16e3;
+const LEAST_PART_OPERATIONS: f64 = 64e3;
+
+/// Parts of a launch. What is computed does not depend on it.
+fn parts_of(kernel: &Kernel, sizes: BatchSizes, workers: u32) -> u32 {
+    let bytes = trace::row_bytes(kernel, sizes) / LEAST_PART_BYTES;
+    let operations = trace::terms(&kernel.operations, sizes) / LEAST_PART_OPERATIONS;
+    (bytes.max(operations) as u32).clamp(1, workers * PARTS_PER_WORKER)
+}
+
+/// A batch as a job of the pool.
+struct Running<'a> {
+    steps: &'a Prepared,
+    recorder: &'a Recorder,
+}
+
+impl Job for Running<'_> {
+    fn parts(&self, phase: u32) -> Option<u32> {
+        let phase = phase as usize;
+        let next = self.steps.phases.get(phase);
+        let last = phase.checked_sub(1).map(|before| self.steps.phases[before].0);
+        if let Some(step) = last.filter(|step| next.is_none_or(|n| n.0 != *step)) {
+            self.recorder.mark(step + 1);
+        }
+        next.map(|(step, _)| self.steps.parts[*step])
     }
-    for (i, step) in steps.iter().enumerate() {
-        match step {
-            Step::Launch { entry, phases, args: at } => {
-                for phase in 0..*phases {
-                    // SAFETY: the arguments are those that the plan gives this kernel: five sizes within their limits and pointers to
-                    // memory of the size that the kernel was compiled for. Barriers keep phases and launches apart.
-                    unsafe { entry(args[*at..].as_ptr(), phase, worker.index, worker.workers) };
-                    if worker.barrier().is_err() {
-                        return;
-                    }
-                }
-            }
-            Step::Copy { bytes, args: at } => {
-                if worker.index == 0 {
-                    // SAFETY: the plan's check bounds the bytes by both buffers.
-                    unsafe { std::ptr::copy(args[*at] as *const u8, args[at + 1] as *mut u8, *bytes) };
-                }
-                if worker.barrier().is_err() {
-                    return;
-                }
-            }
+
+    fn run(&self, part: Part, worker: u32) {
+        let (index, phase) = self.steps.phases[part.phase as usize];
+        let args = &self.steps.args;
+        let start = self.recorder.part_start();
+        match self.steps.steps[index] {
+            // SAFETY: the arguments are those that the plan gives this kernel: five sizes within their limits and pointers to memory of
+            // the size that the kernel was compiled for. The pool keeps phases and launches apart.
+            Step::Launch { entry, args: at, .. } => unsafe {
+                entry(args[at..].as_ptr(), phase, part.index, part.parts);
+            },
+            // SAFETY: the plan's check bounds the bytes by both buffers.
+            Step::Copy { bytes, args: at } => unsafe {
+                std::ptr::copy(args[at] as *const u8, args[at + 1] as *mut u8, bytes);
+            },
         }
-        if worker.index == 0 {
-            recorder.mark(i + 1);
-        }
+        self.recorder.part_end(worker, index, part, start);
     }
 }

@@ -109,9 +109,9 @@ impl Session {
         let buckets: Vec<Prepared> = plan.buckets.iter().map(prepare).collect::<Result<_, _>>()?;
         let forced = options.force_bucket.as_deref().map(|name| find_bucket(plan, name)).transpose()?;
         let launches = buckets.iter().map(|b| b.launched.len()).max().unwrap_or(0);
-        let recorder = Recorder::new(plan.kernels.len(), launches);
         let pool = Pool::new(options.threads, options.pinning)
             .map_err(|source| Error::System { what: "start the worker threads".into(), source })?;
+        let recorder = Recorder::new(plan.kernels.len(), launches, pool.workers());
         let pages = Pages::new(pages, limits.max_sequences, per_sequence);
         Ok(Self { pool, buckets, batch, pages, memory, recorder, forced, max_rows, context, _code: code, artifact })
     }
@@ -188,7 +188,7 @@ impl Session {
             let row_bytes = u64::from(self.artifact.plan().vocab) * 4;
             let logits = self.memory.logits.address() + u64::from(self.batch.rows_before()) * row_bytes;
             let prepared = &mut self.buckets[bucket];
-            prepared.run(&mut self.pool, sizes, logits, &self.recorder)?;
+            prepared.run(&mut self.pool, self.artifact.plan(), sizes, logits, &self.recorder)?;
             self.recorder.collect(self.artifact.plan(), bucket as u32, &prepared.launched, sizes);
         }
         Ok(())

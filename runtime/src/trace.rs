@@ -1,9 +1,11 @@
 //! Times of launches: totals per kernel for `bench`, events for `run --trace`.
 
 use crate::batch::BatchSizes;
+use crate::pool::Part;
 use crate::program::Launched;
 use deepfuse_artifact::plan::{Kernel, Plan, Terms};
 use serde_json::{Value, json};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -39,25 +41,42 @@ pub struct Event {
     pub sizes: BatchSizes,
 }
 
-/// Where times go. Worker 0 marks the end of each launch.
+/// One part of one phase of a launch, as a worker ran it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartEvent {
+    /// Index into [`Recorder::events`] of the launch; within a batch, index of the action.
+    pub launch: usize,
+    pub worker: u32,
+    pub index: u32,
+    pub parts: u32,
+    pub start_nanos: u64,
+    pub nanos: u64,
+}
+
+/// Where times go. Whoever runs the last part of a launch marks its end.
 #[derive(Debug)]
 pub struct Recorder {
     mode: Recording,
     origin: Instant,
     /// Nanoseconds since `origin`: the start of the batch, then the end of each launch.
     marks: Vec<AtomicU64>,
+    /// Parts of the batch, by worker: nobody else takes its lock while a batch runs.
+    running: Vec<Mutex<Vec<PartEvent>>>,
+    parts: Vec<PartEvent>,
     totals: Vec<KernelTotal>,
     events: Vec<Event>,
 }
 
 impl Recorder {
     /// With room for so many launches in a batch.
-    pub fn new(kernels: usize, launches: usize) -> Self {
+    pub fn new(kernels: usize, launches: usize, workers: u32) -> Self {
         let marks = (0..=launches).map(|_| AtomicU64::new(0)).collect();
         Self {
             mode: Recording::Off,
             origin: Instant::now(),
             marks,
+            running: (0..workers).map(|_| Mutex::default()).collect(),
+            parts: vec![],
             totals: vec![KernelTotal::default(); kernels],
             events: vec![],
         }
@@ -69,13 +88,31 @@ impl Recorder {
         self.origin = Instant::now();
         self.totals.fill(KernelTotal::default());
         self.events.clear();
+        self.parts.clear();
     }
 
-    /// Called by worker 0 at the start of a batch (0) and after launch `i - 1`.
+    fn nanos(&self) -> u64 {
+        self.origin.elapsed().as_nanos() as u64
+    }
+
+    /// Called at the start of a batch (0) and after launch `i - 1`.
     pub(crate) fn mark(&self, i: usize) {
         if self.mode != Recording::Off {
-            self.marks[i].store(self.origin.elapsed().as_nanos() as u64, Ordering::Relaxed);
+            self.marks[i].store(self.nanos(), Ordering::Relaxed);
         }
+    }
+
+    /// The time at which a part starts, if parts are recorded.
+    pub(crate) fn part_start(&self) -> Option<u64> {
+        (self.mode == Recording::Events).then(|| self.nanos())
+    }
+
+    /// Called by a worker after a part of action `launch` of the batch.
+    pub(crate) fn part_end(&self, worker: u32, launch: usize, part: Part, start: Option<u64>) {
+        let Some(start_nanos) = start else { return };
+        let nanos = self.nanos() - start_nanos;
+        let event = PartEvent { launch, worker, index: part.index, parts: part.parts, start_nanos, nanos };
+        self.running[worker as usize].lock().expect("no holder panics").push(event);
     }
 
     /// Adds up the marks of a batch.
@@ -83,6 +120,8 @@ impl Recorder {
         if self.mode == Recording::Off {
             return;
         }
+        // Where each action of the batch will stand in `events`; copies do not.
+        let mut places = vec![None; if self.mode == Recording::Events { launches.len() } else { 0 }];
         for (i, launch) in launches.iter().enumerate() {
             let at = |i: usize| self.marks[i].load(Ordering::Relaxed);
             let (start_nanos, nanos) = (at(i), at(i + 1) - at(i));
@@ -93,8 +132,13 @@ impl Recorder {
             total.bytes += row_bytes(row, sizes);
             total.operations += terms(&row.operations, sizes);
             if self.mode == Recording::Events {
+                places[i] = Some(self.events.len());
                 self.events.push(Event { label: launch.label.clone(), kernel, bucket, start_nanos, nanos, sizes });
             }
+        }
+        for worker in &self.running {
+            let parts = worker.lock().expect("no holder panics").drain(..).collect::<Vec<_>>();
+            self.parts.extend(parts.into_iter().filter_map(|p| Some(PartEvent { launch: places[p.launch]?, ..p })));
         }
     }
 
@@ -105,6 +149,11 @@ impl Recorder {
 
     pub fn events(&self) -> &[Event] {
         &self.events
+    }
+
+    /// What each worker did for the events.
+    pub fn parts(&self) -> &[PartEvent] {
+        &self.parts
     }
 }
 
@@ -122,15 +171,21 @@ pub fn row_bytes(row: &Kernel, s: BatchSizes) -> f64 {
     terms(&row.bytes, BatchSizes { tokens: s.tokens.min(most), rows: s.rows.min(most), ..s })
 }
 
-/// Events as a Chrome trace (`chrome://tracing`, Perfetto): times in microseconds.
-pub fn chrome_trace(plan: &Plan, events: &[Event]) -> Value {
+/// What was recorded as a Chrome trace (`chrome://tracing`, Perfetto), times in microseconds: one row for whole launches, and one for each
+/// worker with the parts that it ran.
+///
+/// Source: Trace Event Format, complete (`X`) and metadata (`M`) events.
+pub fn chrome_trace(plan: &Plan, recorder: &Recorder) -> Value {
+    let events = recorder.events();
+    let name =
+        |e: &Event| if e.label.is_empty() { plan.kernels[e.kernel as usize].symbol.clone() } else { e.label.clone() };
     let event = |e: &Event| {
         let row = &plan.kernels[e.kernel as usize];
         let Kernel { symbol, family, operations, .. } = row;
         let (bytes, operations, s) = (row_bytes(row, e.sizes), terms(operations, e.sizes), e.sizes);
         let nanos = e.nanos.max(1) as f64;
         json!({
-            "name": if e.label.is_empty() { symbol } else { &e.label },
+            "name": name(e),
             "cat": family, "ph": "X", "pid": 1, "tid": 0,
             "ts": e.start_nanos as f64 / 1e3, "dur": e.nanos as f64 / 1e3,
             "args": {
@@ -140,5 +195,22 @@ pub fn chrome_trace(plan: &Plan, events: &[Event]) -> Value {
             },
         })
     };
-    json!({ "displayTimeUnit": "ns", "traceEvents": events.iter().map(event).collect::<Vec<_>>() })
+    let part = |p: &PartEvent| {
+        let launch = &events[p.launch];
+        json!({
+            "name": name(launch),
+            "cat": plan.kernels[launch.kernel as usize].family, "ph": "X", "pid": 1, "tid": p.worker + 1,
+            "ts": p.start_nanos as f64 / 1e3, "dur": p.nanos as f64 / 1e3,
+            "args": { "part": p.index, "parts": p.parts },
+        })
+    };
+    let row = |tid: usize, name: &str| {
+        let thread = json!({ "name": "thread_name", "ph": "M", "pid": 1, "tid": tid, "args": { "name": name } });
+        [thread, json!({ "name": "thread_sort_index", "ph": "M", "pid": 1, "tid": tid, "args": { "sort_index": tid } })]
+    };
+    let process = json!({ "name": "process_name", "ph": "M", "pid": 1, "tid": 0, "args": { "name": "deepfuse" } });
+    let workers = (0..recorder.running.len()).flat_map(|w| row(w + 1, &format!("worker {w}")));
+    let rows = std::iter::once(process).chain(row(0, "launches")).chain(workers);
+    let all: Vec<Value> = rows.chain(events.iter().map(event)).chain(recorder.parts().iter().map(part)).collect();
+    json!({ "displayTimeUnit": "ns", "traceEvents": all })
 }

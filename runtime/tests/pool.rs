@@ -1,42 +1,122 @@
-//! Workers, barriers, panics: more workers than cores, many short jobs.
+//! Workers, phases, panics: more workers than cores, many short jobs.
 #![allow(clippy::unwrap_used)]
 
-use deepfuse_runtime::pool::{Barrier, Pinning, Pool, allowed_cpus};
-use std::sync::atomic::{AtomicU64, Ordering};
+use deepfuse_runtime::pool::{Job, MOST_PARTS, Part, Pinning, Pool, allowed_cpus};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-/// In every round each worker adds its index; after the barrier all must see the sum of all.
-fn rounds(workers: u32, pinning: Pinning, jobs: u32, rounds: u64) {
-    let mut pool = Pool::new(workers, pinning).unwrap();
-    let (sum, seen) = (AtomicU64::new(0), AtomicU64::new(0));
-    let each = u64::from(workers) * (u64::from(workers) + 1) / 2;
-    for job in 0..u64::from(jobs) {
-        let base = job * rounds * each;
-        pool.run(&|w| {
-            assert_eq!(w.workers, workers);
-            for round in 1..=rounds {
-                sum.fetch_add(u64::from(w.index) + 1, Ordering::Relaxed);
-                w.barrier().unwrap();
-                assert_eq!(sum.load(Ordering::Relaxed), base + round * each);
-                w.barrier().unwrap();
-            }
-            seen.fetch_add(1, Ordering::Relaxed);
-        })
-        .unwrap();
+/// In every phase each part adds its index and one; each must see the sum of the phases before.
+struct Sums {
+    phases: u32,
+    parts: u32,
+    sum: AtomicU64,
+    ran: Vec<AtomicU32>,
+}
+
+impl Sums {
+    fn new(phases: u32, parts: u32) -> Self {
+        Self { phases, parts, sum: AtomicU64::new(0), ran: (0..phases * parts).map(|_| AtomicU32::new(0)).collect() }
     }
-    assert_eq!(seen.load(Ordering::Relaxed), u64::from(jobs) * u64::from(workers));
+
+    fn whole(&self) -> u64 {
+        u64::from(self.parts) * (u64::from(self.parts) + 1) / 2
+    }
+}
+
+impl Job for Sums {
+    fn parts(&self, phase: u32) -> Option<u32> {
+        assert_eq!(self.sum.load(Ordering::Relaxed), u64::from(phase) * self.whole(), "all parts before are done");
+        (phase < self.phases).then_some(self.parts)
+    }
+
+    fn run(&self, part: Part, _worker: u32) {
+        assert_eq!(part.parts, self.parts);
+        assert!(self.sum.load(Ordering::Relaxed) >= u64::from(part.phase) * self.whole());
+        self.ran[(part.phase * self.parts + part.index) as usize].fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(u64::from(part.index) + 1, Ordering::Relaxed);
+    }
+}
+
+fn check(pool: &mut Pool, phases: u32, parts: u32) {
+    let job = Sums::new(phases, parts);
+    pool.run(&job).unwrap();
+    assert!(job.ran.iter().all(|n| n.load(Ordering::Relaxed) == 1), "every part runs once");
+    assert_eq!(job.sum.load(Ordering::Relaxed), u64::from(phases) * job.whole());
 }
 
 #[test]
-fn barriers_hold_with_more_workers_than_cores() {
+fn every_part_runs_once_and_phases_do_not_overlap() {
     let cores = allowed_cpus().ids.len() as u32;
     for workers in [1, 2, 3, cores, cores + 1, 4 * cores + 3] {
-        rounds(workers, Pinning::WorkersOnly, 20, 20);
+        let mut pool = Pool::new(workers, Pinning::WorkersOnly).unwrap();
+        for parts in [1, 2, 3, workers, 4 * workers + 1, 100] {
+            for _ in 0..10 {
+                check(&mut pool, 20, parts);
+            }
+        }
     }
+    check(&mut Pool::new(3, Pinning::Off).unwrap(), 1, MOST_PARTS);
 }
 
 #[test]
 fn many_short_jobs() {
-    rounds(2, Pinning::Off, 1000, 1);
+    let mut pool = Pool::new(2, Pinning::Off).unwrap();
+    (0..1000).for_each(|_| check(&mut pool, 1, 2));
+}
+
+/// A part of the first phase that takes its time.
+struct Straggler {
+    workers: Mutex<Vec<u32>>,
+}
+
+impl Job for Straggler {
+    fn parts(&self, phase: u32) -> Option<u32> {
+        (phase < 1).then_some(8)
+    }
+
+    fn run(&self, part: Part, worker: u32) {
+        if part.index == 0 {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        self.workers.lock().unwrap().push(worker);
+    }
+}
+
+#[test]
+fn who_holds_a_part_holds_no_other() {
+    let mut pool = Pool::new(2, Pinning::Off).unwrap();
+    let job = Straggler { workers: Mutex::default() };
+    pool.run(&job).unwrap();
+    let workers = job.workers.into_inner().unwrap();
+    // Seven parts while one slept; the sleeper came last and had no other.
+    assert_eq!(workers.len(), 8);
+    assert!(workers[..7].iter().all(|w| *w != workers[7]), "{workers:?}");
+}
+
+#[test]
+fn an_idle_pool_sleeps() {
+    let mut pool = Pool::new(2, Pinning::Off).unwrap();
+    check(&mut pool, 1, 2);
+    std::thread::sleep(Duration::from_millis(100)); // the worker's patience ends
+    let before = cpu_time();
+    std::thread::sleep(Duration::from_millis(200));
+    let used = cpu_time().checked_sub(before).unwrap();
+    assert!(used < Duration::from_millis(100), "{used:?} of CPU time while nothing happened");
+    let start = Instant::now();
+    check(&mut pool, 3, 2);
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+/// CPU time of the threads of this process that the pool started.
+fn cpu_time() -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let ticks = |task: &std::path::Path| {
+        let name = std::fs::read_to_string(task.join("comm")).ok()?;
+        let stat = std::fs::read_to_string(task.join("schedstat")).ok()?;
+        name.starts_with("deepfuse-").then(|| stat.split(' ').next()?.parse::<u64>().ok()).flatten()
+    };
+    Duration::from_nanos(tasks.filter_map(|t| ticks(&t.ok()?.path())).sum())
 }
 
 #[test]
@@ -62,40 +142,31 @@ fn current_cpus() -> usize {
     }
 }
 
-#[test]
-fn a_panic_lets_the_others_go_and_the_pool_lives_on() {
-    let mut pool = Pool::new(4, Pinning::Off).unwrap();
-    for culprit in 0..4 {
-        let failed = pool.run(&|w| {
-            for round in 0..100 {
-                assert!(!(round == 50 && w.index == culprit), "on purpose");
-                if w.barrier().is_err() {
-                    return;
-                }
-            }
-            unreachable!("one worker never arrives");
-        });
-        assert!(failed.is_err());
-        let count = AtomicU64::new(0);
-        pool.run(&|w| {
-            w.barrier().unwrap();
-            count.fetch_add(1, Ordering::Relaxed);
-            w.barrier().unwrap();
-            assert_eq!(count.load(Ordering::Relaxed), 4);
-        })
-        .unwrap();
+/// Panics in one part of phase 50, or when asked for the parts of phase 50.
+struct Panics {
+    part: Option<u32>,
+    last: AtomicU32,
+}
+
+impl Job for Panics {
+    fn parts(&self, phase: u32) -> Option<u32> {
+        assert!(phase != 50 || self.part.is_some(), "on purpose");
+        (phase < 100).then_some(4)
+    }
+
+    fn run(&self, part: Part, _worker: u32) {
+        self.last.fetch_max(part.phase, Ordering::Relaxed);
+        assert!(!(part.phase == 50 && Some(part.index) == self.part), "on purpose");
     }
 }
 
 #[test]
-fn a_broken_barrier_stays_open_until_repaired() {
-    let barrier = Barrier::new(2, 0);
-    barrier.break_up();
-    assert!(barrier.wait().is_err());
-    assert!(barrier.wait().is_err());
-    barrier.repair();
-    std::thread::scope(|s| {
-        s.spawn(|| barrier.wait().unwrap());
-        barrier.wait().unwrap();
-    });
+fn a_panic_ends_the_job_and_the_pool_lives_on() {
+    let mut pool = Pool::new(4, Pinning::Off).unwrap();
+    for part in [Some(0), Some(1), Some(2), Some(3), None] {
+        let job = Panics { part, last: AtomicU32::new(0) };
+        assert!(pool.run(&job).is_err());
+        assert_eq!(job.last.load(Ordering::Relaxed), if part.is_some() { 50 } else { 49 });
+        check(&mut pool, 3, 8);
+    }
 }

@@ -100,7 +100,7 @@ fn run(args: &Args, json: bool) -> Result<(), Error> {
     let request = Request { prompt: &prompt, max_new_tokens: args.max_new_tokens, stop_ids: &eos, sampling };
     let (answer, text) = stream(&mut session, &request, tokenizer.as_ref(), json)?;
     if let Some(path) = &args.trace {
-        let trace = chrome_trace(artifact.plan(), session.recorder().events()).to_string();
+        let trace = chrome_trace(artifact.plan(), session.recorder()).to_string();
         std::fs::write(path, trace)
             .map_err(|source| Error::System { what: format!("write {}", path.display()), source })?;
     }
