@@ -13,8 +13,8 @@ state "odd name" every 4 row 32
 state fix fixed 3 row 8
 weight w0 bytes 524288 note "bf16[2048, 128] \"dense\" embed"
 weight w1 bytes 400
-kernel embed_0 family embed phases 1 bytes [0, 512.5, 0, 0, 0, 0, 0] operations [0, 1e30, -1, 0, 0, 0, 1]
-kernel head_0 family linear phases 2 bytes [0, 0, 0, 0, 0, 0, 0] operations [0, 0, 0, 0, 0, 0, 0]
+kernel embed_0 family embed phases 1 bytes [0, 512.5, 0, 0, 0, 0, 0, 0] operations [0, 1e30, -1, 0, 0, 0, 1, 0]
+kernel head_0 family linear phases 2 bytes [0, 0, 0, 0, 0, 0, 0, 0] operations [0, 0, 0, 0, 0, 0, 0, 0]
 bucket prefill tokens 128..max queries 128..4096 pages 1..1024 {
   buffer %0 fixed offset 0 bytes 64
   buffer %1 TP offset 64 bytes 128
@@ -59,7 +59,7 @@ fn errors_have_a_place() {
         ("buffer %1 P", "buffer %1 Q", 17, 13, "unknown arena"),
         ("state ring", "state layers.0.latent", 4, 7, "already taken"),
         ("plan 1", "plan 2", 1, 6, "version 2"),
-        ("[0, 512.5, 0,", "[0, 512.5,", 9, 65, "expected `,`, found `]`"),
+        ("[0, 512.5, 0,", "[0, 512.5,", 9, 68, "expected `,`, found `]`"),
         ("\"odd name\" every", "\"odd name every", 5, 7, "no end on its line"),
         ("vocab 2048", "vocab 2048 §", 2, 12, "unexpected '§'"),
         ("bytes 400", "bytes 18446744073709551616", 8, 17, "fits 64 bits"),

@@ -21,10 +21,10 @@ const PLAN: &str = "plan 1
 vocab 320
 state cache paged row 16
 weight table bytes 2560
-kernel embed family embed phases 2 bytes [0, 64, 0, 0, 0, 0, 0] operations [0, 1, 0, 0, 0, 0, 0]
-kernel write family rope_cache phases 1 bytes [0, 80, 0, 0, 0, 0, 0] operations [0, 0, 0, 0, 0, 0, 0]
-kernel head family linear phases 1 bytes [0, 0, 0, 1024, 1280, 0, 0] operations [0, 0, 0, 0, 0, 0, 64]
-kernel head_long family linear phases 1 bytes [0, 0, 0, 1024, 1280, 0, 0] operations [0, 0, 0, 0, 0, 0, 64]
+kernel embed family embed phases 2 bytes [0, 64, 0, 0, 0, 0, 0, 0] operations [0, 1, 0, 0, 0, 0, 0, 0]
+kernel write family rope_cache phases 1 bytes [0, 80, 0, 0, 0, 0, 0, 0] operations [0, 0, 0, 0, 0, 0, 0, 0]
+kernel head family linear phases 1 bytes [0, 0, 0, 1024, 1280, 0, 0, 0] operations [0, 0, 0, 0, 0, 0, 64, 0]
+kernel head_long family linear phases 1 bytes [0, 0, 0, 1024, 1280, 0, 0, 0] operations [0, 0, 0, 0, 0, 0, 64, 0]
 bucket long tokens 8..max queries 8..max pages 1..4 {
   buffer %0 T offset 0 bytes 64
   buffer %1 T offset 64 bytes 64
