@@ -5,6 +5,7 @@
 //! into registers. Printing text instead of calling LLVM keeps kernels free of LLVM types, deterministic, readable in `.ll`
 //! form, and lets LLVM's parser check every instruction before it is compiled.
 
+mod tiles;
 mod ty;
 mod value;
 
@@ -12,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
 
+pub use tiles::TileDot;
 pub use ty::*;
 
 /// What stands for a value in the text. Constants of vector type are splats.
@@ -48,6 +50,8 @@ pub struct Caps {
     pub avx512: bool,
     /// `vdpbf16ps`.
     pub dot_bf16: bool,
+    /// Tiles and `tdpbf16ps`.
+    pub amx_bf16: bool,
 }
 
 /// A function under construction.

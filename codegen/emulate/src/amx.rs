@@ -25,4 +25,4 @@ pub use decode::{Address, Base, Decoded, Instruction, MAX_LENGTH, Product, Rejec
 pub use fault::{Fault, Reason};
 pub use tiles::{Machine, ROW_BYTES, ROWS, TILES, Tiles};
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-pub use trap::{catch, executed, install};
+pub use trap::{Counts, catch, executed, install};

@@ -1,14 +1,17 @@
 //! Estimated time: launches plus the slower of memory and arithmetic, at the bucket's typical sizes.
 
+mod tiles;
+
 use crate::Nanos;
 use deepfuse_ir::cost::{imbalance, spec_work};
 use deepfuse_ir::{Call, DType, Family, KernelSpec, Op, Target, Variant};
 
-/// `phases * launch + max(bytes / bandwidth, operations / peak) * imbalance`. Variants differ by less than this knows: equal estimates leave the
-/// choice to their order.
-pub fn estimate(spec: &KernelSpec, _: &Variant, target: &Target) -> Nanos {
+/// `phases * launch + max(bytes / bandwidth, operations / peak) * imbalance`. Variants without tiles differ by less than this knows: equal
+/// estimates leave the choice to their order.
+pub fn estimate(spec: &KernelSpec, variant: &Variant, target: &Target) -> Nanos {
     let work = spec_work(spec, &spec.bucket.typical);
-    let time = (work.bytes / target.bandwidth).max(work.operations / peak(spec, target));
+    let peak = tiles::peak(spec, variant, target).unwrap_or_else(|| peak(spec, target));
+    let time = (work.bytes / target.bandwidth).max(work.operations / peak);
     let call = Call { op: spec.op, attrs: &spec.attrs, operands: &spec.inputs, results: &spec.outputs };
     target.launch * phases(spec) + time * imbalance(&call, &spec.bucket.typical, target.units)
 }

@@ -36,5 +36,6 @@ fn caps(target: &Target) -> Caps {
         avx2: all(&["avx2", "fma", "f16c"]),
         avx512: all(&["avx512f", "avx512bw", "avx512dq", "avx512vl"]),
         dot_bf16: target.has("avx512bf16"),
+        amx_bf16: all(&["amx-tile", "amx-bf16"]),
     }
 }

@@ -6,6 +6,14 @@
 //! | `group` | panels that all rows pass before the next ones; their weights (or a block of them) stay in L2 | 2 to 8 |
 //! | `prefetch` | passes over the rows fetch the next group's weights meanwhile | 0, 1 |
 //!
+//! With AMX, for bf16 activations and bf16 or fp8 weights, also:
+//!
+//! | name | what | values |
+//! |---|---|---|
+//! | `tile_rows`, `tile_panels` | tiles of sums of a block: each of 16 rows x 16 columns; 0: no tiles | 2x2, 1x4, 4x1, 0 |
+//! | `depth` | columns of K that a block goes over before its sums go to memory | 256 to 2048 |
+//! | `few` | rows from which on tiles are used | 4, 8, 16 |
+//!
 //! A kernel without a matrix has one variant without names.
 
 use deepfuse_ir::kernel::packed_operands;
@@ -18,6 +26,43 @@ struct Point {
     panels: u32,
     group: u32,
     prefetch: u32,
+    /// `None` where the target, or a type, has no use for tiles.
+    tiles: Option<TilePoint>,
+}
+
+#[derive(Clone, Copy)]
+struct TilePoint {
+    rows: u32,
+    panels: u32,
+    depth: u32,
+    few: u32,
+}
+
+impl TilePoint {
+    /// 2x2: of the shapes that fit the eight registers it loads the fewest tiles for each that it computes. 512 columns of 32 rows are
+    /// 32 KiB: they stay in L1 while the group's panels come from L2. With fewer than four rows memory is what limits both.
+    const DEFAULT: Self = Self { rows: 2, panels: 2, depth: 512, few: 4 };
+
+    /// What else may be best: one row of tiles loads fewer of them for 16 rows or less, one column for many rows of few panels; deeper
+    /// blocks move sums less often; AVX-512 does without tile loads and stores.
+    fn others() -> Vec<Self> {
+        let d = Self::DEFAULT;
+        let shapes = [(1, 4), (4, 1), (0, 0)].map(|(rows, panels)| Self { rows, panels, ..d });
+        let depths = [256, 1024, 2048].map(|depth| Self { depth, ..d });
+        let few = [8, 16].map(|few| Self { few, ..d });
+        [&shapes[..], &depths, &few].concat()
+    }
+}
+
+impl Point {
+    fn variant(self) -> Variant {
+        let mut named =
+            vec![("rows", self.rows), ("panels", self.panels), ("group", self.group), ("prefetch", self.prefetch)];
+        if let Some(t) = self.tiles {
+            named.extend([("tile_rows", t.rows), ("tile_panels", t.panels), ("depth", t.depth), ("few", t.few)]);
+        }
+        Variant::of(&named)
+    }
 }
 
 pub fn variants(spec: &KernelSpec, target: &Target) -> Vec<Variant> {
@@ -27,20 +72,23 @@ pub fn variants(spec: &KernelSpec, target: &Target) -> Vec<Variant> {
     let default = default_point(spec, *first, target);
     let mut points = vec![default];
     let mut add = |p: Point| points.push(p);
-    if target.lanes == 16 {
+    if default.tiles.is_some() {
+        for tiles in TilePoint::others() {
+            add(Point { tiles: Some(tiles), ..default });
+        }
+    } else if target.lanes == 16 {
         // Fewer rows leave registers for more panels: better where the rows of an expert are few.
         for (rows, panels) in [(12, 2), (8, 2)] {
             add(Point { rows, panels, ..default });
         }
     }
-    for group in [2, 8] {
-        add(Point { group, ..default });
+    for group in [2, 4, 8] {
+        if group != default.group {
+            add(Point { group, ..default });
+        }
     }
     add(Point { prefetch: 0, ..default });
-    points
-        .iter()
-        .map(|p| Variant::of(&[("rows", p.rows), ("panels", p.panels), ("group", p.group), ("prefetch", p.prefetch)]))
-        .collect()
+    points.into_iter().map(Point::variant).collect()
 }
 
 fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
@@ -59,5 +107,9 @@ fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
         (8, ..) => (4, 1),
         _ => (2, 1),
     };
-    Point { rows, panels, group: 4, prefetch: 1 }
+    // A router has few columns, and its kernel configures no tiles.
+    let tiles = (dot && target.has("amx-bf16") && spec.op != Op::Route).then_some(TilePoint::DEFAULT);
+    // Tiles of activations are loaded again for every two panels: from L1 but for the first two of a group.
+    let group = if tiles.is_some() { 8 } else { 4 };
+    Point { rows, panels, group, prefetch: 1, tiles }
 }

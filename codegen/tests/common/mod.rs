@@ -5,6 +5,7 @@ pub mod batch;
 pub mod exec;
 
 use deepfuse_codegen::{Backend, emit_all, pack, x86::X86};
+use deepfuse_emulate::amx;
 use deepfuse_ir::tensor::Data;
 use deepfuse_ir::*;
 pub use exec::{Buffer, Library};
@@ -267,8 +268,9 @@ impl Case {
         for phase in 0..phases {
             // Last worker first: nothing within a phase may depend on another worker.
             for worker in (0..workers).rev() {
-                // SAFETY: the arguments are those of the spec and the buffers outlive the call.
-                unsafe { kernel(args.as_ptr(), phase, worker, workers) };
+                // SAFETY: the arguments are those of the spec and the buffers outlive the call; kernels own nothing.
+                let run = unsafe { amx::catch(|| kernel(args.as_ptr(), phase, worker, workers)) };
+                run.unwrap_or_else(|fault| panic!("{fault}"));
             }
         }
         let mut tensor = outputs.iter();
@@ -313,6 +315,18 @@ pub fn targets() -> Vec<Target> {
         .filter_map(|n| t::named(n))
         .filter(|t| t.features.iter().all(|f| deepfuse_codegen::x86::targets::has(f)))
         .collect()
+}
+
+/// AMX by emulation; `None` if this CPU lacks what it needs besides.
+pub fn amx_target() -> Option<Target> {
+    use deepfuse_codegen::x86::targets::{has, named};
+    amx::install().unwrap();
+    named("x86-amx").filter(|t| t.features.iter().all(|f| f.starts_with("amx-") || has(f)))
+}
+
+/// The targets that differ in how they multiply matrices.
+pub fn matrix_targets() -> Vec<Target> {
+    targets().into_iter().chain(amx_target()).collect()
 }
 
 pub const FLOATS: [DType; 2] = [DType::F32, DType::Bf16];

@@ -4,7 +4,7 @@
 //! Every thread has tiles of its own. A fault ends the code that [`catch`] runs; outside of `catch` the signal takes its old way, which
 //! ends the process unless somebody else handles it.
 
-use super::decode::{Decoded, MAX_LENGTH, Rejected, Segment, decode};
+use super::decode::{Decoded, Instruction, MAX_LENGTH, Rejected, Segment, decode};
 use super::fault::{Fault, Reason};
 use super::tiles::{Machine, Tiles};
 use std::arch::naked_asm;
@@ -13,23 +13,30 @@ use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 struct Thread {
     tiles: Tiles,
     /// Stack pointer that the innermost [`catch`] goes on with after a fault; 0 outside.
     recovery: u64,
     fault: Option<Fault>,
+    counts: Counts,
+}
+
+/// Instructions that a thread executed by emulation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub instructions: u64,
+    /// Dot products among them.
+    pub dots: u64,
 }
 
 thread_local! {
     static THREAD: UnsafeCell<Thread> =
-        const { UnsafeCell::new(Thread { tiles: Tiles::NEW, recovery: 0, fault: None }) };
+        const { UnsafeCell::new(Thread { tiles: Tiles::NEW, recovery: 0, fault: None, counts: Counts { instructions: 0, dots: 0 } }) };
 }
 
 /// What SIGILL did before.
 static OLD: OnceLock<libc::sigaction> = OnceLock::new();
-static EXECUTED: AtomicU64 = AtomicU64::new(0);
 
 /// Emulates AMX in this process from now on.
 ///
@@ -59,9 +66,10 @@ pub fn install() -> io::Result<()> {
     Ok(())
 }
 
-/// Instructions that were emulated so far, in all threads.
-pub fn executed() -> u64 {
-    EXECUTED.load(Ordering::Relaxed)
+/// What this thread executed so far.
+pub fn executed() -> Counts {
+    // SAFETY: only the signal handler writes it, not while this thread is here.
+    THREAD.with(|thread| unsafe { (*thread.get()).counts })
 }
 
 /// Runs code with AMX instructions; a fault ends it.
@@ -210,6 +218,8 @@ unsafe fn run(thread: &mut Thread, registers: &mut [i64]) -> bool {
                     Ok(()) => {
                         registers[RIP] = next as i64;
                         executed += 1;
+                        thread.counts.instructions += 1;
+                        thread.counts.dots += u64::from(matches!(d.instruction, Instruction::Dot { .. }));
                         continue;
                     }
                     Err(reason) => Fault::new(address, Some(d.instruction.name()), &bytes[..d.length], reason),
@@ -232,7 +242,6 @@ unsafe fn run(thread: &mut Thread, registers: &mut [i64]) -> bool {
         registers[RIP] = leave as *const () as i64;
         return true;
     }
-    EXECUTED.fetch_add(executed, Ordering::Relaxed);
     executed > 0
 }
 

@@ -137,16 +137,18 @@ pub fn project(k: &Kernel<'_>, matrices: usize) -> Result<u32, EmitError> {
     x.sort_and_gather();
     k.phase(2, || {
         let (lo, hi) = k.share(f.i(w.panels()));
-        x.each_expert(|expert, first, count| {
-            let own: Vec<Packed<'_>> = weights.iter().map(|w| w.matrix(expert)).collect();
-            gemm.groups(lo, hi, w.panels(), |_, panel, width| {
-                gemm.cover(x.rows(first), count, &own, panel, width, |sums| {
-                    store_panel(f, w.n, sums.panel, |lanes| {
-                        for (r, v) in sums.values[0].iter().enumerate() {
-                            let slot = x.list.at(first + sums.row + r as u64).index();
-                            let v = if matrices == 2 { math::silu(*v) * sums.values[1][r] } else { *v };
-                            place(y.mem, slot, f.i(w.n), sums.panel).set_lanes(v, lanes);
-                        }
+        gemm.with_tiles(|| {
+            x.each_expert(|expert, first, count| {
+                let own: Vec<Packed<'_>> = weights.iter().map(|w| w.matrix(expert)).collect();
+                gemm.groups(lo, hi, w.panels(), |_, panel, width| {
+                    gemm.cover(x.rows(first), count, &own, panel, width, |sums| {
+                        store_panel(f, w.n, sums.panel, |lanes| {
+                            for (r, v) in sums.values[0].iter().enumerate() {
+                                let slot = x.list.at(first + sums.row + r as u64).index();
+                                let v = if matrices == 2 { math::silu(*v) * sums.values[1][r] } else { *v };
+                                place(y.mem, slot, f.i(w.n), sums.panel).set_lanes(v, lanes);
+                            }
+                        });
                     });
                 });
             });
@@ -168,17 +170,19 @@ pub fn down(k: &Kernel<'_>) -> Result<u32, EmitError> {
         f.range(f.i(0), y.dims[0], 1, |t| {
             f.range(lo, hi, 1, |panel| place(x.sums, t, f.i(x.sum_width), panel).set_lanes(f.zero(V16), 16));
         });
-        x.each_expert(|expert, first, count| {
-            let own = w.matrix(expert);
-            gemm.groups(lo, hi, w.panels(), |_, panel, width| {
-                gemm.cover(x.rows(first), count, &[own], panel, width, |sums| {
-                    for (r, v) in sums.values[0].iter().enumerate() {
-                        let slot = x.list.at(first + sums.row + r as u64).index();
-                        let token = slot / x.slots;
-                        let factor = factors.at(&[token, slot % x.slots]).get().splat(16);
-                        let sum = place(x.sums, token, f.i(x.sum_width), sums.panel);
-                        sum.set_lanes(v.fma(factor, sum.get16(16)), 16);
-                    }
+        gemm.with_tiles(|| {
+            x.each_expert(|expert, first, count| {
+                let own = w.matrix(expert);
+                gemm.groups(lo, hi, w.panels(), |_, panel, width| {
+                    gemm.cover(x.rows(first), count, &[own], panel, width, |sums| {
+                        for (r, v) in sums.values[0].iter().enumerate() {
+                            let slot = x.list.at(first + sums.row + r as u64).index();
+                            let token = slot / x.slots;
+                            let factor = factors.at(&[token, slot % x.slots]).get().splat(16);
+                            let sum = place(x.sums, token, f.i(x.sum_width), sums.panel);
+                            sum.set_lanes(v.fma(factor, sum.get16(16)), 16);
+                        }
+                    });
                 });
             });
         });

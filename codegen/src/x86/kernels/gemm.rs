@@ -1,5 +1,6 @@
 //! Rows x panels: how the GEMM kernels cover a matrix with register tiles.
 
+use super::amx::Tiles;
 use super::packed::{Packed, Panel, Weight};
 use super::tile::{Ahead, Mode, Rows, Start, Tile};
 use crate::dsl::*;
@@ -19,6 +20,8 @@ pub struct Gemm<'a> {
     pub group: u32,
     /// Whether a pass fetches weights of the next group.
     pub prefetch: bool,
+    /// AMX tiles, for all but few rows.
+    pub(super) tiles: Option<Tiles<'a>>,
 }
 
 /// Sums of one panel (of each matrix) and some rows, on their way to memory.
@@ -36,7 +39,7 @@ impl<'a> Gemm<'a> {
         let mode = Mode::of(k.f.caps, activation, weight);
         let shapes = shapes(k.f.caps, mode, weight, matrices, k.choice("rows", 0), k.choice("panels", 0));
         let group = k.choice("group", 4).div_ceil(matrices).max(1);
-        Self { f: k.f, mode, shapes, group, prefetch: k.choice("prefetch", 1) == 1 }
+        Self { f: k.f, mode, shapes, group, prefetch: k.choice("prefetch", 1) == 1, tiles: Tiles::new(k, mode) }
     }
 
     /// Runs `body(matrix, panel, width)` over panels `lo..hi` of a stack of matrices with `panels` panels each, in groups that stay inside a matrix.
@@ -69,10 +72,15 @@ impl<'a> Gemm<'a> {
         );
     }
 
+    /// Runs the part of a kernel that multiplies matrices: with tiles configured, if it uses them.
+    pub fn with_tiles(&self, body: impl FnOnce()) {
+        match &self.tiles {
+            Some(tiles) => tiles.configured(body),
+            None => body(),
+        }
+    }
+
     /// Multiplies `count` rows with `width` panels of each of `matrices` from `panel` on; `store` takes the sums.
-    ///
-    /// A long contracted axis is walked in blocks, so that a block of the weights and of the rows stays in L2; the sums of a chunk
-    /// of rows lie on the stack meanwhile.
     pub fn cover(
         &self,
         rows: Rows<'a>,
@@ -82,15 +90,27 @@ impl<'a> Gemm<'a> {
         width: u32,
         store: impl Fn(Sums<'a, '_>),
     ) {
-        let (k, weight) = (matrices[0].k, matrices[0].weight);
         let part = Part { matrices, panel, width };
+        match &self.tiles {
+            Some(tiles) => tiles.cover(self, (rows, count), &part, &store),
+            None => self.by_vectors(rows, count, &part, &store),
+        }
+    }
+
+    /// [`Gemm::cover`] by vector registers.
+    ///
+    /// A long contracted axis is walked in blocks, so that a block of the weights and of the rows stays in L2; the sums of a chunk
+    /// of rows lie on the stack meanwhile.
+    pub(super) fn by_vectors(&self, rows: Rows<'a>, count: Val<'a>, part: &Part<'a, '_>, store: &dyn Fn(Sums<'a, '_>)) {
+        let Part { matrices, panel, width } = *part;
+        let (k, weight) = (matrices[0].k, matrices[0].weight);
         if self.mode == Mode::Dot && weight == Weight::Fp8 {
-            return self.blocked(rows, count, &part, 128, &store);
+            return self.blocked(rows, count, part, 128, store);
         }
         // By the group, not by `width`: a panel is summed up in the same blocks whoever computes it with how many others.
         let line = weight.bytes() * u64::from(self.group * matrices.len() as u32) * 16;
         if k * line > PASS_BYTES {
-            return self.blocked(rows, count, &part, (BLOCK_BYTES / line).next_multiple_of(128), &store);
+            return self.blocked(rows, count, part, (BLOCK_BYTES / line).next_multiple_of(128), store);
         }
         let panels = part.each(|m, j| m.panel(panel + u64::from(j)));
         let next = self.prefetch.then(|| u64::from(width) * matrices[0].panel_bytes());
@@ -106,10 +126,10 @@ impl<'a> Gemm<'a> {
     /// Chunks of rows, and for each the contracted axis in blocks of `block` columns, added up on the stack.
     fn blocked(&self, rows: Rows<'a>, count: Val<'a>, part: &Part<'a, '_>, block: u64, store: &dyn Fn(Sums<'a, '_>)) {
         let (f, k) = (self.f, part.matrices[0].k);
-        let vectors = u64::from(part.width) * part.matrices.len() as u64;
+        let vectors = part.vectors();
         let sums = Mem::new(f.stack(V16, CHUNK_ROWS * vectors), Store::F32);
         let coded = self.mode == Mode::Dot && part.matrices[0].weight == Weight::Fp8;
-        let decoded = coded.then(|| f.stack(Ty::vec(Elem::I8, 64), vectors * DECODED_BYTES / 64));
+        let decoded = coded.then(|| f.stack(Ty::vec(Elem::I8, 64), part.decoded_lines()));
         f.range(f.i(0), count, CHUNK_ROWS as i64, |first| {
             let here = (count - first).min(f.i(CHUNK_ROWS));
             let chunk = rows.starting_at(first);
@@ -229,25 +249,35 @@ impl<'a> Gemm<'a> {
 type Store16<'a, 'b> = dyn Fn(Val<'a>, &[Vec<Val<'a>>], &[u32]) + 'b;
 
 /// Panels `panel .. panel + width` of matrices.
-struct Part<'a, 'b> {
-    matrices: &'b [Packed<'a>],
-    panel: Val<'a>,
-    width: u32,
+pub(super) struct Part<'a, 'b> {
+    pub matrices: &'b [Packed<'a>],
+    pub panel: Val<'a>,
+    pub width: u32,
 }
 
 impl<'a> Part<'a, '_> {
+    /// Panels of all matrices.
+    pub fn vectors(&self) -> u64 {
+        u64::from(self.width) * self.matrices.len() as u64
+    }
+
+    /// Lines of 64 bytes that [`Part::decode`] needs.
+    pub fn decoded_lines(&self) -> u64 {
+        self.vectors() * DECODED_BYTES / 64
+    }
+
     /// `f` of every panel, one matrix after the other.
-    fn each<R>(&self, f: impl Fn(&Packed<'a>, u32) -> R) -> Vec<R> {
+    pub fn each<R>(&self, f: impl Fn(&Packed<'a>, u32) -> R) -> Vec<R> {
         self.matrices.iter().flat_map(|m| (0..self.width).map(move |j| (m, j))).map(|(m, j)| f(m, j)).collect()
     }
 
     /// Where the sums of a matrix's panel lie in a row of sums.
-    fn place(&self, matrix: usize, j: u32) -> u64 {
+    pub fn place(&self, matrix: usize, j: u32) -> u64 {
         16 * (matrix as u64 * u64::from(self.width) + u64::from(j))
     }
 
     /// Columns `from .. from + k` of the panels as bf16, in `room`.
-    fn decode(&self, room: Val<'a>, from: Val<'a>, k: u64) -> Vec<Panel<'a>> {
+    pub fn decode(&self, room: Val<'a>, from: Val<'a>, k: u64) -> Vec<Panel<'a>> {
         let number = std::cell::Cell::new(0);
         self.each(|m, j| {
             let at = room.plus(number.replace(number.get() + 1) * DECODED_BYTES);

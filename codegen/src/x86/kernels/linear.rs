@@ -31,19 +31,21 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
     let shared = k.spec.op == Op::Linear;
     let gemm = Gemm::new(k, x.mem.store, w.weight, 1);
     k.phase(0, || {
-        let panels = w.panels();
-        let (lo, hi) = k.share(k.f.i(heads * panels));
-        gemm.groups(lo, hi, panels, |head, panel, width| {
-            let matrix = if shared { w } else { w.matrix(head) };
-            let rows = Rows { mem: x.mem.at(head * x_head), stride };
-            let out = y.mem.at(head * w.n);
-            gemm.cover(rows, x.dims[0], &[matrix], panel, width, |sums| {
-                store_panel(k.f, w.n, sums.panel, |lanes| {
-                    for (r, v) in sums.values[0].iter().enumerate() {
-                        let row = sums.row + r as u64;
-                        let v = epilogue.apply(*v, &[row, head], sums.panel * 16i64, lanes);
-                        place(out, row, y.strides[0], sums.panel).set_lanes(v, lanes);
-                    }
+        gemm.with_tiles(|| {
+            let panels = w.panels();
+            let (lo, hi) = k.share(k.f.i(heads * panels));
+            gemm.groups(lo, hi, panels, |head, panel, width| {
+                let matrix = if shared { w } else { w.matrix(head) };
+                let rows = Rows { mem: x.mem.at(head * x_head), stride };
+                let out = y.mem.at(head * w.n);
+                gemm.cover(rows, x.dims[0], &[matrix], panel, width, |sums| {
+                    store_panel(k.f, w.n, sums.panel, |lanes| {
+                        for (r, v) in sums.values[0].iter().enumerate() {
+                            let row = sums.row + r as u64;
+                            let v = epilogue.apply(*v, &[row, head], sums.panel * 16i64, lanes);
+                            place(out, row, y.strides[0], sums.panel).set_lanes(v, lanes);
+                        }
+                    });
                 });
             });
         });

@@ -21,14 +21,16 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
     let gemm = Gemm::new(k, x.mem.store, weights[0].weight, 2);
     let (n, panels) = (weights[0].n, weights[0].panels());
     k.phase(0, || {
-        let (lo, hi) = k.share(k.f.i(panels));
-        gemm.groups(lo, hi, panels, |_, panel, width| {
-            gemm.cover(Rows { mem: x.mem, stride }, x.dims[0], &weights, panel, width, |sums| {
-                store_panel(k.f, n, sums.panel, |lanes| {
-                    for (r, (gate, up)) in sums.values[0].iter().zip(&sums.values[1]).enumerate() {
-                        let to = place(y.mem, sums.row + r as u64, y.strides[0], sums.panel);
-                        to.set_lanes(math::silu(*gate) * *up, lanes);
-                    }
+        gemm.with_tiles(|| {
+            let (lo, hi) = k.share(k.f.i(panels));
+            gemm.groups(lo, hi, panels, |_, panel, width| {
+                gemm.cover(Rows { mem: x.mem, stride }, x.dims[0], &weights, panel, width, |sums| {
+                    store_panel(k.f, n, sums.panel, |lanes| {
+                        for (r, (gate, up)) in sums.values[0].iter().zip(&sums.values[1]).enumerate() {
+                            let to = place(y.mem, sums.row + r as u64, y.strides[0], sums.panel);
+                            to.set_lanes(math::silu(*gate) * *up, lanes);
+                        }
+                    });
                 });
             });
         });
