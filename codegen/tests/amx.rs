@@ -1,5 +1,5 @@
 //! Matrix kernels on AMX tiles, by emulation, against the evaluator.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 

@@ -83,7 +83,7 @@ fn weights_of_slots() {
         let idx = routing(&mut r, t, k, e as usize);
         run(Op::Gather, &Attrs::new(), &[scores, idx], sizes(t as u64), 0.0);
         let w = Arg::dense(dtype, &[T(), dim(k as u64)], &[t, k], (0..t * k).map(|_| r.unit().abs()).collect());
-        run(Op::Normalize, &attrs(&[("eps", real(1e-20))]), &[w.clone()], sizes(t as u64), 1e-6);
+        run(Op::Normalize, &attrs(&[("eps", real(1e-20))]), std::slice::from_ref(&w), sizes(t as u64), 1e-6);
         for n in [1, 16, 37] {
             let y = Arg::random(&mut r, dtype, &[T(), dim(k as u64), dim(n)], &[t, k, n as usize]);
             run(Op::Combine, &Attrs::new(), &[y, w.clone()], sizes(t as u64), 1e-5);
