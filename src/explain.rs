@@ -5,76 +5,22 @@
 
 use crate::catalog::BackendCatalog;
 use crate::error::Error;
-use crate::pipeline::{self, Request};
 use deepfuse_artifact::report::{Report, exit};
-use deepfuse_codegen::x86::{X86, targets};
-use deepfuse_ir::{Answer, Bucket, Call, Catalog, Graph, Layout, Op, Operand, Target};
+use deepfuse_codegen::x86::X86;
+use deepfuse_ir::{Answer, Bucket, Call, Catalog, Graph, Layout, Op, Operand};
 use deepfuse_passes::check::pattern::{ReadRule, read_rules};
 use deepfuse_passes::check::{CheckError, Replay};
-use deepfuse_passes::fuse::{Certificate, ClassCertificate, Direction, FuseOptions, forced, stored_charge_nanos};
+use deepfuse_passes::fuse::{ClassCertificate, Direction, FuseOptions, forced, stored_charge_nanos};
 use deepfuse_passes::stored::stored_bytes;
 use deepfuse_passes::why::{Outcome, why_not};
-use deepfuse_runtime::Artifact;
 use indexmap::{IndexMap, IndexSet};
-use std::path::Path;
 
+pub mod html;
 mod story;
+mod subject;
 
 pub use story::{BucketStory, Class, Explanation, Form, Kernel, Lost, RuleInClass, RuleStory};
-
-/// What is explained.
-pub struct Subject {
-    pub certificate: Certificate,
-    pub target: Target,
-    /// Rules that were turned off, where that is known.
-    pub disabled: Vec<String>,
-    /// What a better extraction could save at most, nanoseconds, where that is known.
-    pub gap_nanos: Option<f64>,
-}
-
-impl Subject {
-    /// From an artifact; costs are those of its target on a machine like this one.
-    pub fn of_artifact(path: &Path) -> Result<Self, Error> {
-        let artifact = Artifact::open(path)?;
-        let (name, fusion) = (&artifact.manifest().target.name, &artifact.manifest().fusion);
-        let native = targets::native();
-        let target = if native.name == *name { Some(native) } else { targets::named(name) };
-        let unknown = || {
-            Report::new(
-                "target::unknown",
-                exit::UNSUPPORTED,
-                format!("this deepfuse does not know the target `{name}`"),
-            )
-        };
-        let refused = |why: String| {
-            Report::new("certificate", exit::REJECTED, format!("the certificate cannot be read: {why}")).file(path)
-        };
-        let text = artifact
-            .section(deepfuse_artifact::manifest::section::CERTIFICATE)
-            .ok_or_else(|| refused("there is none".into()))?;
-        let text = std::str::from_utf8(text).map_err(|e| refused(e.to_string()))?;
-        let certificate = text.parse().map_err(|e: deepfuse_passes::fuse::CertificateError| refused(e.to_string()))?;
-        Ok(Self {
-            certificate,
-            target: target.ok_or_else(unknown)?,
-            disabled: fusion.disabled_rules.clone(),
-            gap_nanos: fusion.gap_picos.map(|p| p as f64 / 1e3),
-        })
-    }
-
-    /// From a checkpoint or its config.json: fused anew.
-    pub fn of_checkpoint(req: &Request) -> Result<Self, Error> {
-        let model = pipeline::open(req)?;
-        let catalog = BackendCatalog::new(&req.target, &X86);
-        let fused = pipeline::fuse(pipeline::build(&model, req)?, req, &catalog)?;
-        Ok(Self {
-            gap_nanos: Some(fused.report.gap_nanos()),
-            certificate: fused.certificate,
-            target: req.target.clone(),
-            disabled: req.disabled_rules.clone(),
-        })
-    }
-}
+pub use subject::{Subject, certificate, report};
 
 /// Explains all classes and rules.
 ///
@@ -142,8 +88,8 @@ impl<'a> ReplayedClass<'a> {
         self.forms.iter().skip(1).find(|(name, _)| name == bucket).map(|(_, graph)| graph)
     }
 
-    /// The rules that built a term, the last one first.
-    fn chain(&self, term: usize) -> Vec<String> {
+    /// The steps that built a term, the last one first.
+    fn steps(&self, term: usize) -> IndexSet<usize> {
         let made_by = |term: usize| {
             let step = self.replay.steps.partition_point(|s| s.first_new <= term);
             if term < self.replay.plain_terms { None } else { step.checked_sub(1) }
@@ -155,12 +101,17 @@ impl<'a> ReplayedClass<'a> {
                 open.extend(self.replay.steps[step].matched.iter().filter_map(|t| made_by(*t)).filter(|s| *s < step));
             }
         }
+        steps.sort_unstable_by(|a, b| b.cmp(a));
+        steps
+    }
+
+    /// The rules that built a term, the last one first.
+    fn chain(&self, term: usize) -> Vec<String> {
         let name = |s: usize| {
             let step = &self.certificate.steps[s];
             if step.direction == Direction::Forward { step.rule.clone() } else { format!("{} backwards", step.rule) }
         };
-        steps.sort_unstable_by(|a, b| b.cmp(a));
-        steps.into_iter().map(name).collect::<IndexSet<String>>().into_iter().collect()
+        self.steps(term).into_iter().map(name).collect::<IndexSet<String>>().into_iter().collect()
     }
 }
 
@@ -314,7 +265,7 @@ impl Told<'_> {
         if fired == 0 {
             let outcome = why_not(&class.replay, rule, self.subject.certificate.numerics);
             story.distance = outcome.distance();
-            let disabled = self.subject.disabled.iter().any(|d| d == "all" || d == name);
+            let disabled = self.subject.report.disabled_rules.iter().any(|d| d == "all" || d == name);
             let told = if disabled && outcome == Outcome::Left {
                 "it applies, and is disabled".to_owned()
             } else {
@@ -347,7 +298,7 @@ impl Told<'_> {
             return Ok(Some([own, with]));
         }
         let options = FuseOptions {
-            disabled: self.subject.disabled.clone(),
+            disabled: self.subject.report.disabled_rules.clone(),
             ..FuseOptions::new(self.subject.certificate.numerics)
         };
         let costs = forced(&class.replay.plain, rule.rule.name, self.catalog, bucket, &options)?;

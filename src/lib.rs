@@ -8,6 +8,7 @@ pub mod explain;
 pub mod output;
 pub mod pipeline;
 pub mod proof;
+pub mod report;
 pub mod text;
 pub mod weights;
 

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::pipeline::{Compiled, ModelTensors, Request};
+use crate::report::CompileReport;
 use crate::weights::{WeightError, stream};
 use deepfuse_artifact::elements::{Element, Elements};
 use deepfuse_artifact::manifest::{FusionInfo, ModelInfo, NumericsInfo, TargetInfo, TokensInfo, section};
@@ -92,6 +93,8 @@ pub fn write(c: &Compiled, req: &Request, progress: &mut (dyn FnMut(u64) + Send)
     writer.section(section::CODE, &format!("kernels-{}.so", req.target.name), &c.code.shared_object)?;
     writer.section(section::CERTIFICATE, "certificate.txt", c.fused.certificate.to_string().as_bytes())?;
     writer.section(section::CHOICES, "kernels.choices", choices(c).as_bytes())?;
+    let report = CompileReport::of(req, &c.fused).to_json();
+    writer.section(section::REPORT, "report.json", report.as_bytes())?;
     for (name, file) in [
         (section::TOKENIZER, "tokenizer.json"),
         (section::TOKENIZER_CONFIG, "tokenizer_config.json"),
@@ -187,15 +190,11 @@ fn choices(c: &Compiled) -> String {
 
 fn about(c: &Compiled, req: &Request) -> About {
     let (config, parameters) = (&c.model.config, c.model.parameters());
-    let architecture = match config.family {
-        Family::DeepseekV2 => "DeepseekV2ForCausalLM",
-        Family::DeepseekV3 | Family::KimiK2 => "DeepseekV3ForCausalLM",
-    };
     About {
         toolchain: format!("deepfuse {}", env!("CARGO_PKG_VERSION")),
         target: TargetInfo { name: req.target.name.to_owned(), features: req.target.features.clone() },
         model: ModelInfo {
-            architecture: architecture.to_owned(),
+            architecture: architecture(config.family).to_owned(),
             layers: config.layers as u32,
             hidden: config.hidden as u32,
             vocab: config.vocab as u32,
@@ -203,13 +202,23 @@ fn about(c: &Compiled, req: &Request) -> About {
             active_parameters: parameters.active,
         },
         context: config.context as u32,
-        numerics: NumericsInfo {
-            activations: if req.activations == Activations::F32 { "f32" } else { "bf16" }.to_owned(),
-            class: req.numerics.name().to_owned(),
-        },
+        numerics: NumericsInfo { activations: activations_name(req).to_owned(), class: req.numerics.name().to_owned() },
         fusion: FusionInfo { disabled_rules: req.disabled_rules.clone(), gap_picos: Some(c.fused.report.gap_picos()) },
         tokens: TokensInfo { bos: config.bos, eos: config.eos.clone() },
     }
+}
+
+/// As published checkpoints say it.
+pub fn architecture(family: Family) -> &'static str {
+    match family {
+        Family::DeepseekV2 => "DeepseekV2ForCausalLM",
+        Family::DeepseekV3 | Family::KimiK2 => "DeepseekV3ForCausalLM",
+    }
+}
+
+/// Type of the values between operations.
+pub fn activations_name(req: &Request) -> &'static str {
+    if req.activations == Activations::F32 { "f32" } else { "bf16" }
 }
 
 static ANONYMOUS: AtomicU64 = AtomicU64::new(0);

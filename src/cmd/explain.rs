@@ -1,6 +1,6 @@
 //! `deepfuse explain`: what became of every layer, what decided it, and why other rules did not fire.
 
-use deepfuse::explain::{BucketStory, Class, Explanation, Form, Lost, RuleInClass, RuleStory, Subject, explain};
+use deepfuse::explain::{BucketStory, Class, Explanation, Form, Lost, RuleInClass, RuleStory, Subject, explain, html};
 use deepfuse::{Error, Request};
 use deepfuse_codegen::x86::targets;
 use deepfuse_frontend::Activations;
@@ -13,6 +13,9 @@ pub struct Args {
     /// Tell everything about one fusion rule
     #[arg(long, value_name = "RULE")]
     rule: Option<String>,
+    /// Write one page that needs no network: graphs before and after, the steps of every fusion, costs
+    #[arg(long, value_name = "FILE.html", conflicts_with_all = ["rule", "bucket"])]
+    html: Option<PathBuf>,
     /// Bucket to tell of: prefill or decode [default: all]
     #[arg(long, value_name = "B")]
     bucket: Option<String>,
@@ -36,6 +39,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     } else {
         Subject::of_checkpoint(&request(args)?)?
     };
+    if let Some(path) = &args.html {
+        return page(&subject, path, json);
+    }
     let told = explain(&subject, args.rule.as_deref(), args.bucket.as_deref())?;
     if json {
         super::print_json(&serde_json::to_value(&told).expect("an explanation is plain data"));
@@ -44,6 +50,18 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     match &args.rule {
         Some(_) => told.rules.iter().for_each(|r| rule(&told, r)),
         None => everything(&told),
+    }
+    Ok(())
+}
+
+fn page(subject: &Subject, path: &std::path::Path, json: bool) -> Result<(), Error> {
+    let page = html::page(subject)?;
+    html::write(&page, path)?;
+    if json {
+        let (path, bytes) = (path.display().to_string(), page.len());
+        super::print_json(&serde_json::json!({"schema": "deepfuse.page/1", "page": path, "bytes": bytes}));
+    } else {
+        say!("{}", path.display());
     }
     Ok(())
 }

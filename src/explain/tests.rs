@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::pipeline::{self, Request};
+use deepfuse_codegen::x86::targets;
 use deepfuse_frontend::Activations;
 use deepfuse_passes::fuse::Numerics;
+use std::path::Path;
 
-fn request(name: &str, numerics: Numerics, disabled: &[&str]) -> Request {
+pub(super) fn request(name: &str, numerics: Numerics, disabled: &[&str]) -> Request {
     Request {
         checkpoint: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints").join(name),
         out: "unused".into(),

@@ -4,6 +4,7 @@
 mod artifacts;
 mod checkpoints;
 mod end_to_end;
+mod explain;
 mod interruptions;
 mod support;
 mod usage;

@@ -26,6 +26,18 @@ pub struct LayerClass {
     pub regions: Vec<Region>,
 }
 
+impl LayerClass {
+    /// What the parameters of the class are in its first region: a weight by its tensors, an input or state by its name, else `value`.
+    pub fn input_names(&self, graph: &Graph) -> Vec<String> {
+        let name = |v: &ValueId| match graph.params.get(v.index()).map(|p| (&p.kind, &p.name)) {
+            Some((ParamKind::Weight { source }, _)) => source.clone(),
+            Some((ParamKind::Input | ParamKind::State, name)) => name.clone(),
+            None => "value".to_owned(),
+        };
+        self.regions.first().map_or_else(Vec::new, |r| r.inputs.iter().map(name).collect())
+    }
+}
+
 /// The layer classes of a graph, in order of their first region.
 pub fn classes(graph: &Graph) -> Vec<LayerClass> {
     let (constant, last) = (graph.constant_values(), last_users(graph));

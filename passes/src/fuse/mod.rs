@@ -11,6 +11,7 @@ mod region;
 mod report;
 pub mod rules;
 mod saturate;
+mod sentences;
 mod space;
 mod splice;
 pub(crate) mod words;
@@ -21,6 +22,8 @@ pub use forced::forced;
 pub use joint::FORM_NODE_LIMIT;
 pub use report::{BucketReport, ClassReport, Form, FuseReport};
 pub use saturate::{ITERATION_LIMIT, NODE_LIMIT, RuleStats, Stop};
+pub use sentences::sentence;
+pub use words::attr_text;
 
 use deepfuse_ir::verify::{VerifyErrors, verify};
 use deepfuse_ir::{Bucket, Catalog, Graph};
@@ -159,7 +162,8 @@ pub fn fuse_timed(
     // By bucket, then by class.
     let mut forms: Vec<Vec<FusedRegion>> = vec![vec![]; buckets.len()];
     for ((space, class), decided) in spaces.into_iter().zip(&classes).zip(&decided) {
-        let done = space.fused(&rules, decided).map_err(|e| e.in_region(&class.graph))?;
+        let mut done = space.fused(&rules, decided).map_err(|e| e.in_region(&class.graph))?;
+        done.report.inputs = class.input_names(graph);
         for (of_bucket, form) in forms.iter_mut().zip(done.forms) {
             of_bucket.push(form);
         }

@@ -29,6 +29,8 @@ pub struct BucketReport {
 pub struct ClassReport {
     /// Indices of its regions.
     pub regions: Vec<usize>,
+    /// What its parameters are in the first region: tensors of the checkpoint, names of inputs and states.
+    pub inputs: Vec<String>,
     /// Nodes of the plain region.
     pub plain_nodes: usize,
     pub enodes: usize,

@@ -107,6 +107,7 @@ impl<'a> Space<'a> {
 
     fn report(&self, regions: Vec<usize>, rules: &[CompiledRule], done: &JointExtraction) -> ClassReport {
         ClassReport {
+            inputs: vec![], // the caller knows the whole graph
             regions,
             plain_nodes: self.class.graph.nodes.len(),
             enodes: self.region.egraph.total_number_of_nodes(),

@@ -24,6 +24,8 @@ pub mod section {
     pub const CHAT_TEMPLATE: &str = "chat_template";
     pub const CERTIFICATE: &str = "certificate";
     pub const CHOICES: &str = "choices";
+    /// What the compiler was asked for and what it measured, as JSON.
+    pub const REPORT: &str = "report";
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,0 +1,50 @@
+//! What each rule means, in a sentence for people who read a report.
+
+/// Name of a rule, and what it says. A row for every rule.
+#[rustfmt::skip]
+const SENTENCES: &[(&str, &str)] = &[
+    ("join-projections", "Two projections of one input become one matrix: the input is read once and one kernel starts."),
+    ("swiglu", "Gate and up projection run in one pass over the input: the gate never reaches memory."),
+    ("add-norm", "The residual sum is normed while it is still in registers; both results are used."),
+    ("rope-cache", "The cache row is normed, rotated and written by one kernel, where it is stored."),
+    ("absorb-key", "q (c W)ᵀ = (q W) cᵀ: queries move into the latent space, or keys are rebuilt once for many queries."),
+    ("absorb-value", "p (c W) = (p c) W: values stay latent until the heads are summed, or are rebuilt once for many queries."),
+    ("mla-absorbed", "Attention runs over the latent cache itself: scores stay in registers, one cached row is key and value."),
+    ("mla-expanded", "Attention runs over rebuilt keys and values: scores stay in registers."),
+    ("split-context", "Attention over a long context runs in parts, whose results are merged by their maxima and sums."),
+    ("expert-swiglu", "Gate and up projection of every token's experts run in one pass: the gate never reaches memory."),
+    ("expert-down", "The experts' down projection and the weighted sum are one kernel: the rows of a token never reach memory."),
+    ("route-softmax", "Router scores, softmax and choice of experts are one kernel."),
+    ("route-softmax-groups", "Router scores, softmax, limit to groups and choice of experts are one kernel."),
+    ("route-sigmoid-bias", "Router scores, sigmoid, bias of the choice and choice of experts are one kernel."),
+    ("route-sigmoid-bias-groups", "Router scores, sigmoid, bias, limit to groups and choice of experts are one kernel."),
+    ("route-normalize", "The weights of the chosen experts are normalised where they are chosen."),
+    ("route-normalize-bias", "The weights of the chosen experts are normalised where they are chosen."),
+    ("route-scale", "The factor of the routed experts is applied where their weights are made."),
+    ("route-scale-bias", "The factor of the routed experts is applied where their weights are made."),
+    ("route-input", "The router widens its input itself: no copy in f32."),
+    ("route-input-bias", "The router widens its input itself: no copy in f32."),
+];
+
+/// What a rule means; empty for a name that no rule has.
+pub fn sentence(rule: &str) -> &'static str {
+    SENTENCES.iter().find(|(name, _)| *name == rule).map_or("", |(_, sentence)| sentence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_has_a_sentence() {
+        for rule in crate::fuse::rules::all() {
+            let text = sentence(rule.name);
+            let hint = "add a row to passes/src/fuse/sentences.rs";
+            assert!(text.len() > 20 && text.ends_with('.'), "rule `{}` has no sentence: {hint}", rule.name);
+        }
+        let mut names: Vec<&str> = SENTENCES.iter().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), SENTENCES.len(), "a rule has two sentences");
+    }
+}
