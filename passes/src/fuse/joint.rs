@@ -7,12 +7,20 @@
 //! If the stored forms are decided, the buckets are independent. So: descent over the buckets from several starts, then branch and bound over the
 //! forms, in whose lower bound every bucket that can read an undecided form pays an equal share of its charge.
 
-use super::extract::{Extraction, Problem, evaluate, extract, stored_forms};
-use std::cell::RefCell;
+use super::extract::{Extraction, Problem, evaluate, extract_within, stored_forms};
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Nodes of the search over forms after which the best extraction so far is taken, with the gap that is left.
 pub const FORM_NODE_LIMIT: u32 = 64;
+
+/// Nodes of the searches of all buckets together, and of one of them, after which the best so far is taken, with the gap that is left. Where a
+/// step has one token, rows that want logits can be selected anywhere at nearly the same cost: no bound tells these forms apart soon.
+const NODE_LIMIT: u32 = 800;
+const NODE_LIMIT_EACH: u32 = 60;
+
+/// A gap of one part in so many is close enough: no estimate is that exact.
+const NEAR: u128 = 10_000;
 
 /// One layer class in all buckets.
 #[derive(Clone, Debug, Default)]
@@ -77,6 +85,8 @@ struct Solver<'a> {
     readers: Vec<Vec<usize>>,
     /// Extractions so far.
     known: RefCell<BTreeMap<Question, Result<Extraction, usize>>>,
+    /// Nodes that searches may still take.
+    left: Cell<u32>,
 }
 
 impl<'a> Solver<'a> {
@@ -86,7 +96,7 @@ impl<'a> Solver<'a> {
         let reads: Vec<BTreeSet<usize>> = joint.problems.iter().map(read).collect();
         let readers = |f: usize| (0..reads.len()).filter(|b| reads[*b].contains(&f)).collect();
         let readers = (0..charges.len()).map(readers).collect();
-        Self { joint, weighted, charges, reads, readers, known: RefCell::default() }
+        Self { joint, weighted, charges, reads, readers, known: RefCell::default(), left: Cell::new(NODE_LIMIT) }
     }
 
     fn extract(&self, bucket: usize, charge: impl Fn(usize) -> Option<u64>) -> Result<Extraction, NoForm> {
@@ -98,7 +108,8 @@ impl<'a> Solver<'a> {
         for (f, c) in self.reads[bucket].iter().zip(&key.1) {
             problem.forms[*f].charge = *c;
         }
-        let found = extract(&problem);
+        let found = extract_within(&problem, self.left.get().min(NODE_LIMIT_EACH));
+        self.left.update(|left| left - found.as_ref().map_or(0, |e| e.searched));
         self.known.borrow_mut().insert(key, found.clone());
         found.map_err(|root| (bucket, root))
     }
@@ -176,7 +187,9 @@ impl<'a> Solver<'a> {
         let mut searched = 0;
         while let Some(at) = (0..open.len()).min_by_key(|i| open[*i].bound) {
             let node = open.swap_remove(at);
-            if node.bound >= best.total || searched == FORM_NODE_LIMIT {
+            let near = (best.total - node.bound.min(best.total)) * NEAR < best.total;
+            let tired = searched == FORM_NODE_LIMIT || self.left.get() == 0;
+            if node.bound >= best.total || (searched > 0 && near) || tired {
                 floor = floor.min(node.bound);
                 break;
             }

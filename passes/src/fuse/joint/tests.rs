@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::fuse::extract::extract;
 use crate::fuse::extract::{Candidate, Form as Stored};
 use crate::fuse::tests::Random;
 use proptest::prelude::*;
