@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::pipeline::{Compiled, ModelTensors, Request};
 use crate::report::CompileReport;
-use crate::weights::{WeightError, stream};
+use crate::weights::{Findings, WeightError, stream};
 use deepfuse_artifact::elements::{Element, Elements};
 use deepfuse_artifact::manifest::{FusionInfo, ModelInfo, NumericsInfo, TargetInfo, TokensInfo, section};
 use deepfuse_artifact::plan::Plan;
@@ -45,6 +45,8 @@ pub struct Written {
     pub plan_bytes: u64,
     pub weight_bytes: u64,
     pub warnings: Vec<String>,
+    /// Each quantized weight, and the root of its mean squared error relative to that of its values.
+    pub losses: Vec<(String, f64)>,
 }
 
 /// Disk and memory that the result takes.
@@ -106,16 +108,17 @@ pub fn write(c: &Compiled, req: &Request, progress: &mut (dyn FnMut(u64) + Send)
             writer.section(name, file, &read_limited(&path, MAX_TOKENIZER_BYTES)?)?;
         }
     }
-    let mut warnings = vec![];
+    let mut findings = Findings::default();
     if !req.shapes_only {
-        warnings = weights(c, req, &mut writer, progress)?;
+        findings = weights(c, req, &mut writer, progress)?;
     }
     writer.finish(about(c, req))?;
     Ok(Written {
         code_bytes: c.code.shared_object.len() as u64,
         plan_bytes: plan_text.len() as u64,
         weight_bytes: plan.weights.iter().map(|w| w.bytes).sum(),
-        warnings,
+        warnings: warnings(c, &findings),
+        losses: losses(c, &findings),
     })
 }
 
@@ -124,7 +127,7 @@ fn weights(
     req: &Request,
     writer: &mut ArtifactWriter,
     progress: &mut (dyn FnMut(u64) + Send),
-) -> Result<Vec<String>, Error> {
+) -> Result<Findings, Error> {
     let stored: Vec<StoredWeight> = c.weights.iter().cloned().collect();
     let declare = |(row, w): (&deepfuse_artifact::plan::Weight, &StoredWeight)| WeightDecl {
         name: row.name.clone(),
@@ -147,11 +150,24 @@ fn weights(
         Ok(())
     })?;
     file.finish()?;
+    Ok(findings)
+}
+
+fn name_of(c: &Compiled, weight: usize) -> String {
+    c.weights.get_index(weight).map_or_else(String::new, |w| deepfuse_passes::stored::describe(&w.expr))
+}
+
+fn warnings(c: &Compiled, findings: &Findings) -> Vec<String> {
     let warning = |(i, n): &(usize, u64)| {
         let elements = if *n == 1 { "1 element is" } else { &format!("{n} elements are") };
-        format!("{}: {elements} NaN or Inf", deepfuse_passes::stored::describe(&stored[*i].expr))
+        format!("{}: {elements} NaN or Inf", name_of(c, *i))
     };
-    Ok(findings.not_finite.iter().map(warning).collect())
+    findings.not_finite.iter().map(warning).collect()
+}
+
+/// What quantization lost of each weight, as a part of its size: roots of mean squares.
+fn losses(c: &Compiled, findings: &Findings) -> Vec<(String, f64)> {
+    findings.losses.iter().map(|(i, loss)| (name_of(c, *i), loss.relative())).collect()
 }
 
 /// What the stored bytes are, for `verify`.
@@ -169,6 +185,14 @@ fn elements(w: &StoredWeight) -> Elements {
     let DType::Quant(q) = ty.dtype else { return Elements::all(element) };
     let dims = ty.fixed_shape().expect("a weight has no symbolic dims");
     let (rows, cols) = (dims[dims.len().saturating_sub(2)], dims[dims.len() - 1]);
+    let runs = match (q, &w.layout) {
+        (Quant::INT8_R, Layout::Vnni) => vec![(Element::U8, 16 * cols.next_multiple_of(64)), (Element::F32, 64)],
+        (Quant::INT4_G32, Layout::Vnni) => vec![(Element::F16, 64), (Element::U8, 512)],
+        _ => vec![],
+    };
+    if !runs.is_empty() {
+        return Elements::runs(&runs).unwrap_or_else(|| Elements::all(Element::U8));
+    }
     let codes = match w.layout {
         Layout::Vnni => rows.next_multiple_of(16) * cols.next_multiple_of(32),
         Layout::Dense | Layout::Strided(_) => rows * cols,
@@ -202,7 +226,16 @@ fn about(c: &Compiled, req: &Request) -> About {
             active_parameters: parameters.active,
         },
         context: config.context as u32,
-        numerics: NumericsInfo { activations: activations_name(req).to_owned(), class: req.numerics.name().to_owned() },
+        numerics: NumericsInfo {
+            activations: activations_name(req).to_owned(),
+            class: req.numerics.name().to_owned(),
+            quant: match req.quant {
+                None => "none".to_owned(),
+                Some(Quant::INT8_R) => "int8".to_owned(),
+                Some(Quant::INT4_G32) => "int4".to_owned(),
+                Some(other) => DType::Quant(other).to_string(),
+            },
+        },
         fusion: FusionInfo { disabled_rules: req.disabled_rules.clone(), gap_picos: Some(c.fused.report.gap_picos()) },
         tokens: TokensInfo { bos: config.bos, eos: config.eos.clone() },
     }

@@ -7,7 +7,8 @@ use crate::weights::Tensors;
 use deepfuse_artifact::plan::Action;
 use deepfuse_codegen::x86::X86;
 use deepfuse_frontend::{Activations, Model};
-use deepfuse_ir::{Bucket, Graph, Target};
+use deepfuse_ir::{Bucket, Graph, Quant, Target};
+use deepfuse_passes::QuantReport;
 use deepfuse_passes::fuse::{FuseOptions, Fused, Numerics};
 use deepfuse_passes::plan::{Planned, plan};
 use deepfuse_passes::select::{Selection, Weights, select};
@@ -24,6 +25,8 @@ pub struct Request {
     pub out: PathBuf,
     pub target: Target,
     pub activations: Activations,
+    /// Type that matrix weights are quantized to.
+    pub quant: Option<Quant>,
     pub numerics: Numerics,
     pub shapes_only: bool,
     /// Names of rules that must not fire.
@@ -69,6 +72,13 @@ pub fn build(model: &Model, req: &Request) -> Result<Graph, Error> {
     Ok(deepfuse_frontend::build(model, req.activations)?)
 }
 
+/// The same with weights of the types that were asked for, and what became of each.
+pub fn quantize(graph: Graph, req: &Request) -> Result<(Graph, Option<QuantReport>), Error> {
+    let Some(q) = req.quant else { return Ok((graph, None)) };
+    let (graph, report) = deepfuse_passes::quantize(graph, q)?;
+    Ok((graph, Some(report)))
+}
+
 /// Fused graphs, one a bucket, with the certificate and the report.
 pub fn fuse(graph: Graph, req: &Request, catalog: &BackendCatalog<'_>) -> Result<Fused, Error> {
     let graph = deepfuse_passes::canonicalize(graph)?; // before fuse: rules match canonical forms only
@@ -101,6 +111,8 @@ pub fn compile(req: &Request, tell: &mut dyn FnMut(Event<'_>)) -> Result<Compile
     let model = open(req)?; // config.json + shard index; weights stay mapped
     stage("build");
     let graph = build(&model, req)?; // one step over a ragged batch, plain form
+    stage("quantize");
+    let (graph, _) = quantize(graph, req)?; // outside the e-graph: no rewrite introduces a quantization
     stage("fuse");
     let fused = fuse(graph, req, &catalog)?; // one e-graph per layer class, one extraction per bucket
     stage("select");

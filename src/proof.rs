@@ -56,6 +56,7 @@ mod tests {
             out: dir.join("m.dfz"),
             target: targets::named("x86-avx2").unwrap(),
             activations: Activations::Bf16,
+            quant: None,
             numerics: Numerics::Requantizes,
             shapes_only: true,
             disabled_rules: vec![],

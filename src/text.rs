@@ -14,7 +14,7 @@ use std::fmt::Write;
 pub enum Stop {
     /// The plain graph of one step, as the model is defined
     Build,
-    /// The same with quantized weights (the same text as long as `--quant` is none)
+    /// The same with quantized weights and activations, below what each weight became (with `--quant none` as it was)
     Quantize,
     /// The form that fusion rules match
     Canonicalize,
@@ -36,8 +36,12 @@ pub enum Stop {
 pub fn at_stop(req: &Request, stop: Stop, bucket: Option<&str>) -> Result<String, Error> {
     let model = pipeline::open(req)?;
     let graph = pipeline::build(&model, req)?;
+    if stop == Stop::Build {
+        return Ok(graph.to_string());
+    }
+    let (graph, report) = pipeline::quantize(graph, req)?;
     match stop {
-        Stop::Build | Stop::Quantize => return Ok(graph.to_string()), // no --quant type is asked for: nothing to quantize
+        Stop::Quantize => return Ok(format!("{}{graph}", report.map_or_else(String::new, |r| r.to_string()))),
         Stop::Canonicalize => return Ok(deepfuse_passes::canonicalize(graph)?.to_string()),
         _ => {}
     }

@@ -1,6 +1,9 @@
 //! Weights into their stored form, streamed: expressions over checkpoint tensors become packed bytes, a few megabytes at a time.
 
+mod quantized;
+
 use deepfuse_codegen::pack;
+use deepfuse_ir::ops::quantize::Block;
 use deepfuse_ir::tensor::e4m3_value;
 use deepfuse_ir::weights::{StoredWeight, WeightExpr, source_names};
 use deepfuse_ir::{AttrsExt, Code, DType, Layout, Op, Quant, TensorType};
@@ -69,6 +72,12 @@ fn element_bytes(dtype: DType) -> Result<u64, WeightError> {
 fn pieces(w: &StoredWeight) -> Result<Vec<Piece>, WeightError> {
     let ty = w.expr.ty();
     let (count, rows, cols) = matrices(ty);
+    if w.layout == Layout::Vnni && quantized::in_panels(ty.dtype).is_some() {
+        let (panels, step) = (rows.div_ceil(16), (PIECE_BYTES / (16 * cols).max(1)).max(1));
+        let piece = |matrix, from: u64| Piece::Panels { matrix, from, to: panels.min(from + step) };
+        let steps = || (0..panels).step_by(step as usize);
+        return Ok((0..count).flat_map(|m| steps().map(move |from| piece(m, from))).collect());
+    }
     let element = element_bytes(ty.dtype)?;
     let mut list = vec![];
     if w.layout == Layout::Vnni {
@@ -105,6 +114,62 @@ fn pieces(w: &StoredWeight) -> Result<Vec<Piece>, WeightError> {
 pub struct Findings {
     /// Stored weight index and number of NaN or Inf elements, where there are any.
     pub not_finite: Vec<(usize, u64)>,
+    /// Stored weight index and what quantizing it lost, for each that was quantized.
+    pub losses: Vec<(usize, Loss)>,
+}
+
+/// What quantization lost of a weight.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Loss {
+    /// Sum of the squares of `value - scale * code`.
+    pub error: f64,
+    /// Sum of the squares of the values.
+    pub norm: f64,
+}
+
+impl Loss {
+    /// Root of the mean squared error relative to that of the values; 0 for zeros.
+    pub fn relative(&self) -> f64 {
+        if self.norm > 0.0 { (self.error / self.norm).sqrt() } else { 0.0 }
+    }
+}
+
+/// What was seen while a piece was made.
+#[derive(Clone, Copy, Debug, Default)]
+struct Made {
+    not_finite: u64,
+    loss: Option<Loss>,
+}
+
+impl Made {
+    /// A quantized block, and the values from its first on.
+    fn see(&mut self, values: &[f32], block: &Block) {
+        let loss = self.loss.get_or_insert_default();
+        for (x, y) in values.iter().zip(block.values()) {
+            self.not_finite += u64::from(!x.is_finite());
+            loss.error += (f64::from(*x) - f64::from(y)).powi(2);
+            loss.norm += f64::from(*x).powi(2);
+        }
+    }
+}
+
+impl Findings {
+    fn add(&mut self, weight: usize, made: Made) {
+        if made.not_finite > 0 {
+            match self.not_finite.last_mut() {
+                Some((w, n)) if *w == weight => *n += made.not_finite,
+                _ => self.not_finite.push((weight, made.not_finite)),
+            }
+        }
+        let Some(loss) = made.loss else { return };
+        match self.losses.last_mut() {
+            Some((w, sum)) if *w == weight => {
+                sum.error += loss.error;
+                sum.norm += loss.norm;
+            }
+            _ => self.losses.push((weight, loss)),
+        }
+    }
 }
 
 /// Takes bytes of a weight, by its index.
@@ -145,13 +210,8 @@ pub fn stream(
             if state.failed.is_some() {
                 return;
             }
-            let written = made.and_then(|not_finite| {
-                if not_finite > 0 {
-                    match state.findings.not_finite.last_mut() {
-                        Some((w, n)) if w == weight => *n += not_finite,
-                        _ => state.findings.not_finite.push((*weight, not_finite)),
-                    }
-                }
+            let written = made.and_then(|made| {
+                state.findings.add(*weight, made);
                 (state.sink)(*weight, &buffer.out)
             });
             state.failed = written.err();
@@ -176,10 +236,15 @@ struct Buffers {
     out: Vec<u8>,
 }
 
-/// Makes one piece in `b.out`; returns how many elements are NaN or Inf.
-fn make(w: &StoredWeight, piece: Piece, tensors: &dyn Tensors, b: &mut Buffers) -> Result<u64, WeightError> {
+/// Makes one piece in `b.out`.
+fn make(w: &StoredWeight, piece: Piece, tensors: &dyn Tensors, b: &mut Buffers) -> Result<Made, WeightError> {
     let ty = w.expr.ty();
     let (_, rows, cols) = matrices(ty);
+    if let (Some(q), Piece::Panels { matrix, from, to }) = (quantized::in_panels(ty.dtype), piece) {
+        b.out.clear();
+        return quantized::panels(&w.expr, q, [matrix, from, to], tensors, &mut b.out);
+    }
+    let count = |not_finite| Ok(Made { not_finite, loss: None });
     let element = element_bytes(ty.dtype)?;
     b.out.clear();
     b.rows.clear();
@@ -190,7 +255,7 @@ fn make(w: &StoredWeight, piece: Piece, tensors: &dyn Tensors, b: &mut Buffers) 
     match piece {
         Piece::Elements { start, len } => {
             elements(&w.expr, start, len, tensors, &mut b.out)?;
-            return Ok(not_finite(&b.out, ty.dtype));
+            return count(not_finite(&b.out, ty.dtype));
         }
         Piece::Panels { matrix, from, to } => {
             let (first, last) = (from * 16, rows.min(to * 16));
@@ -203,7 +268,7 @@ fn make(w: &StoredWeight, piece: Piece, tensors: &dyn Tensors, b: &mut Buffers) 
                 let count = ((last - first) as usize - row).min(16);
                 pack::panel(&b.rows[row * k * element..], k * element, count, k, element, panel);
             }
-            return Ok(not_finite(&b.rows, ty.dtype));
+            return count(not_finite(&b.rows, ty.dtype));
         }
         Piece::Scales { matrix, codes } => {
             pad_to(&mut b.out, codes);
@@ -217,7 +282,7 @@ fn make(w: &StoredWeight, piece: Piece, tensors: &dyn Tensors, b: &mut Buffers) 
         }
         Piece::Pad { codes } => pad_to(&mut b.out, codes),
     }
-    Ok(0)
+    Ok(Made::default())
 }
 
 /// Number of NaN and Inf elements.
@@ -427,40 +492,42 @@ impl Permutation {
 
 /// The scale of the block that element `at` of a quantized expression lies in.
 fn scale_at(e: &WeightExpr, at: u64, tensors: &dyn Tensors) -> Result<f32, WeightError> {
-    let (op, attrs, operands) = match e {
-        WeightExpr::Source { name, ty } => return source_scale(name, ty, at, tensors),
-        WeightExpr::Apply { op, attrs, operands, .. } => (op, attrs, operands),
-    };
+    match origin(e, at)? {
+        (WeightExpr::Source { name, ty }, at) => source_scale(name, ty, at, tensors),
+        (WeightExpr::Apply { op, .. }, _) => Err(WeightError::Unsupported(op.name())),
+    }
+}
+
+/// Where element `at` of an expression that moves elements comes from: a source or a quantization, and the element's number there.
+fn origin(e: &WeightExpr, at: u64) -> Result<(&WeightExpr, u64), WeightError> {
+    let WeightExpr::Apply { op, attrs, operands, .. } = e else { return Ok((e, at)) };
     let x = &operands[0];
     match op {
-        Op::Reshape => scale_at(x, at, tensors),
+        Op::Quantize => Ok((e, at)),
+        Op::Reshape => origin(x, at),
         Op::Slice => {
             let axis = attrs.int("axis").unwrap_or(0) as usize;
             let (n, inner) = axis_of(x.ty(), axis);
             let (first, kept) = (attrs.int("start").unwrap_or(0) as u64, attrs.int("len").unwrap_or(0) as u64);
             let run = kept * inner;
-            scale_at(x, at / run * n * inner + first * inner + at % run, tensors)
+            origin(x, at / run * n * inner + first * inner + at % run)
         }
         Op::HeadRows => {
             let (heads, first, kept) = head_rows(attrs);
             let (_, rows, cols) = matrices(x.ty());
             let run = kept * cols;
-            scale_at(x, (at / run * (rows / heads) + first) * cols + at % run, tensors)
+            origin(x, (at / run * (rows / heads) + first) * cols + at % run)
         }
         Op::Concat => {
             let axis = attrs.int("axis").unwrap_or(0) as usize;
             let ((n, inner), (m, _)) = (axis_of(x.ty(), axis), axis_of(operands[1].ty(), axis));
             let (a, b) = (n * inner, m * inner);
             let (run, inside) = (at / (a + b), at % (a + b));
-            if inside < a {
-                scale_at(x, run * a + inside, tensors)
-            } else {
-                scale_at(&operands[1], run * b + inside - a, tensors)
-            }
+            if inside < a { origin(x, run * a + inside) } else { origin(&operands[1], run * b + inside - a) }
         }
         Op::Permute => {
             let dims = x.ty().fixed_shape().expect("a weight has no symbolic dims");
-            scale_at(x, Permutation::new(&dims, attrs.ints("axes").unwrap_or(&[])).origin(at), tensors)
+            origin(x, Permutation::new(&dims, attrs.ints("axes").unwrap_or(&[])).origin(at))
         }
         other => Err(WeightError::Unsupported(other.name())),
     }

@@ -1,4 +1,4 @@
-//! Typed memory: elements are stored as f32, bf16, f16 or i32 and used as f32 (or as an index).
+//! Typed memory: elements are stored as f32, bf16, f16, i32 or i8 and used as f32 (or as an index).
 
 use crate::dsl::*;
 use crate::math;
@@ -10,6 +10,8 @@ pub enum Store {
     Bf16,
     F16,
     I32,
+    /// Codes of int8 rows; strides are bytes, tails included.
+    I8,
 }
 
 impl Store {
@@ -17,6 +19,7 @@ impl Store {
         match self {
             Self::F32 | Self::I32 => 4,
             Self::Bf16 | Self::F16 => 2,
+            Self::I8 => 1,
         }
     }
 }
@@ -52,6 +55,7 @@ impl<'a> Mem<'a> {
             Store::F32 => Elem::F32,
             Store::Bf16 | Store::F16 => Elem::I16,
             Store::I32 => Elem::I32,
+            Store::I8 => Elem::I8,
         };
         Ty::vec(elem, lanes)
     }
@@ -61,7 +65,7 @@ impl<'a> Mem<'a> {
             Store::F32 => raw,
             Store::Bf16 => math::from_bf16(raw),
             Store::F16 => math::from_f16(raw),
-            Store::I32 => raw.to_float(Elem::F32),
+            Store::I32 | Store::I8 => raw.to_float(Elem::F32),
         }
     }
 
@@ -71,6 +75,7 @@ impl<'a> Mem<'a> {
             Store::Bf16 => math::to_bf16(v),
             Store::F16 => math::to_f16(v),
             Store::I32 => v.to_int(Elem::I32),
+            Store::I8 => v.to_int(Elem::I8),
         }
     }
 

@@ -1,4 +1,5 @@
-//! Matrix weights into the stored layout of the GEMM kernels (`Layout::Vnni`); no LLVM here.
+//! Matrix weights into the stored layout of the GEMM kernels (`Layout::Vnni`); no LLVM here. Codes of int8 and int4 have panels of
+//! their own, with their scales inside, so that a step reads one stream a panel.
 //!
 //! A matrix `w[N, K]` becomes panels of 16 rows: `[ceil(N/16)][Kp/2][16][2]` with `Kp = ceil(K/32)*32`, zero padded. The packer
 //! works panel by panel, so a caller can stream a matrix of any size through one small buffer.
@@ -88,6 +89,68 @@ pub fn matrix(dense: &[u8], n: usize, k: usize, element: usize, scales: &[f32]) 
     out
 }
 
+/// `K` rounded up to the depth of a line group of int8 and int4 panels: 64 codes, one AMX row of int8.
+pub fn padded_codes(k: usize) -> usize {
+    k.next_multiple_of(64)
+}
+
+/// Bytes of one panel of int8 weights: `u8 [Kp/4, 16, 4]`, 16 f32 scales.
+pub fn int8_panel_bytes(k: usize) -> usize {
+    PANEL * padded_codes(k) + PANEL * 4
+}
+
+/// Bytes of a block of 64 columns of int4 weights: `f16 [2, 16]` scales, `u8 [2, 4, 16, 4]`.
+pub const INT4_BLOCK: usize = 64 + 512;
+
+/// Bytes of one panel of int4 weights.
+pub fn int4_panel_bytes(k: usize) -> usize {
+    padded_codes(k) / 64 * INT4_BLOCK
+}
+
+/// Packs up to 16 rows of int8 codes, one scale a row; a stored code is 128 above its value.
+///
+/// * `codes`: row after row of `k`      * `panel`: [`int8_panel_bytes`] bytes, overwritten
+pub fn int8_panel(codes: &[i8], scales: &[f32], k: usize, panel: &mut [u8]) {
+    assert_eq!(panel.len(), int8_panel_bytes(k), "panel of another size");
+    let (lines, tail) = panel.split_at_mut(PANEL * padded_codes(k));
+    lines.fill(128);
+    tail.fill(0);
+    for (i, row) in codes.chunks_exact(k).enumerate() {
+        for (line, quad) in lines.chunks_exact_mut(64).zip(row.chunks(4)) {
+            for (byte, code) in line[i * 4..].iter_mut().zip(quad) {
+                *byte = code.wrapping_add(-128).cast_unsigned();
+            }
+        }
+    }
+    for (slot, scale) in tail.chunks_exact_mut(4).zip(scales) {
+        slot.copy_from_slice(&scale.to_le_bytes());
+    }
+}
+
+/// Packs up to 16 rows of int4 codes, one scale for 32 of a row; a stored code is 8 above its value.
+///
+/// * `codes`: row after row of `k`      * `scales`: row after row of `ceil(k/32)`, values of f16      * `panel`: [`int4_panel_bytes`] bytes, overwritten
+pub fn int4_panel(codes: &[i8], scales: &[f32], k: usize, panel: &mut [u8]) {
+    assert_eq!(panel.len(), int4_panel_bytes(k), "panel of another size");
+    for block in panel.chunks_exact_mut(INT4_BLOCK) {
+        block[..64].fill(0);
+        block[64..].fill(0x88);
+    }
+    for (i, (row, scales)) in codes.chunks_exact(k).zip(scales.chunks_exact(k.div_ceil(32))).enumerate() {
+        for (g, (group, scale)) in row.chunks(32).zip(scales).enumerate() {
+            let block = &mut panel[g / 2 * INT4_BLOCK..][..INT4_BLOCK];
+            let half = half::f16::from_f32(*scale).to_le_bytes();
+            block[(g % 2 * PANEL + i) * 2..][..2].copy_from_slice(&half);
+            let lines = &mut block[64 + g % 2 * 256..][..256];
+            for (c, code) in group.iter().enumerate() {
+                let (shift, at) = (c / 16 * 4, c % 16);
+                let byte = &mut lines[at / 4 * 64 + i * 4 + at % 4];
+                *byte = *byte & !(15 << shift) | (code + 8).cast_unsigned() << shift;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +179,46 @@ mod tests {
         let packed = matrix(&[7; 20 * 40], 20, 40, 1, &[1.5, 2.5]);
         assert_eq!(packed.len(), 2 * 16 * 64 + 64);
         assert_eq!(packed[2048..2056], [1.5f32.to_le_bytes(), 2.5f32.to_le_bytes()].concat());
+    }
+
+    #[test]
+    fn int8_lines_are_quads_of_sixteen_rows() {
+        for (n, k) in [(16, 64), (3, 70), (1, 1)] {
+            let code = |row: usize, col: usize| ((row * 37 + col * 11) % 255) as i32 as u8 as i8;
+            let codes: Vec<i8> = (0..n * k).map(|i| code(i / k, i % k)).collect();
+            let scales: Vec<f32> = (0..n).map(|i| i as f32 + 0.5).collect();
+            let mut panel = vec![1; int8_panel_bytes(k)];
+            int8_panel(&codes, &scales, k, &mut panel);
+            for (row, col) in (0..16).flat_map(|r| (0..padded_codes(k)).map(move |c| (r, c))) {
+                let want = if row < n && col < k { i32::from(code(row, col)) } else { 0 };
+                assert_eq!(i32::from(panel[col / 4 * 64 + row * 4 + col % 4]) - 128, want, "{row}, {col}");
+            }
+            let tail = &panel[16 * padded_codes(k)..];
+            assert_eq!(tail[..4], 0.5f32.to_le_bytes());
+            assert!(tail[n * 4..].iter().all(|b| *b == 0));
+        }
+    }
+
+    #[test]
+    fn int4_halves_are_lines_as_int8_has_them() {
+        for (n, k) in [(16, 128), (5, 100), (2, 33)] {
+            let code = |row: usize, col: usize| ((row * 5 + col * 3) % 16) as i8 - 8;
+            let codes: Vec<i8> = (0..n * k).map(|i| code(i / k, i % k)).collect();
+            let groups = k.div_ceil(32);
+            let scales: Vec<f32> = (0..n * groups).map(|i| i as f32).collect();
+            let mut panel = vec![1; int4_panel_bytes(k)];
+            int4_panel(&codes, &scales, k, &mut panel);
+            for (row, col) in (0..16).flat_map(|r| (0..padded_codes(k)).map(move |c| (r, c))) {
+                let block = &panel[col / 64 * INT4_BLOCK..][..INT4_BLOCK];
+                let (group, inside) = (col % 64 / 32, col % 32);
+                let byte = block[64 + group * 256 + inside % 16 / 4 * 64 + row * 4 + inside % 4];
+                let value = i32::from(byte >> (inside / 16 * 4) & 15) - 8;
+                let there = row < n && col < k;
+                assert_eq!(value, if there { i32::from(code(row, col)) } else { 0 }, "{row}, {col}");
+                let at = (group * 16 + row) * 2;
+                let scale = half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+                assert_eq!(scale, if there { scales[row * groups + col / 32] } else { scale });
+            }
+        }
     }
 }

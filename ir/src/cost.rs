@@ -138,7 +138,7 @@ fn operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
             let (tokens, heads, key, rope, value) = (dim(0, 0), dim(0, 1), dim(0, 2), dim(1, 2), dim(3, 2));
             tokens * heads * context * (2.0 * (key + rope + value) + 4.0)
         }
-        Op::RmsNorm | Op::Softmax | Op::Rope => 4.0 * first(),
+        Op::RmsNorm | Op::Softmax | Op::Rope | Op::Quantize => 4.0 * first(),
         Op::AddNorm | Op::RopeCache => 5.0 * first(),
         Op::Silu | Op::Sigmoid | Op::GroupLimit | Op::TopK | Op::CausalMask => 3.0 * first(),
         Op::Combine => 2.0 * first(),

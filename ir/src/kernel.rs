@@ -59,8 +59,16 @@ pub enum Layout {
     Strided(Vec<u64>),
     /// Packed matrix weights: panels of 16 output columns, pairs of the contracted axis inside,
     /// `[outer.., ceil(N/16), Kp/2, 16, 2]` with `Kp = ceil(K/32)*32`, zero padded. One line of bf16 is 64 bytes and is
-    /// also one row of an AMX tile. Codes of a quantized matrix lie the same way; the block scales follow each matrix,
+    /// also one row of an AMX tile. Codes of fp8 lie the same way; the block scales follow each matrix,
     /// row-major, from a 64-byte border, and a matrix ends on a 64-byte border.
+    ///
+    /// int8 by rows: panels of quads, `u8 [Kp/4, 16, 4]` with `Kp = ceil(K/64)*64`, each code 128 above its value, then the 16
+    /// rows' scales as f32. A line is 64 bytes, an operand of `vpdpbusd` and a row of an AMX tile for `tdpbsud` (activations
+    /// are signed); sums begin with the offset that int8 rows carry (see `RowLayout`).
+    ///
+    /// int4 in groups of 32: panels of blocks of 64 columns, `f16 [2, 16]` scales of the two groups, then `u8 [2, 4, 16, 4]`: the
+    /// byte `[g, i, n, j]` has column `32 g + 4 i + j` in its low half and column `32 g + 16 + 4 i + j` in its high half,
+    /// each 8 above its value. A block has 576 bytes; the low halves of a line are a line as int8 has them, and so are the high ones.
     Vnni,
 }
 
@@ -87,6 +95,9 @@ impl Operand {
         let t = self.tensor()?;
         if let Layout::Strided(s) = &self.layout {
             return Some(s.clone());
+        }
+        if t.dtype.is_quant() {
+            return None; // rows of codes have tails
         }
         let mut stride = 1;
         let mut strides = vec![0; t.rank()];
@@ -156,8 +167,10 @@ impl KernelSpec {
                 let weight = if self.op == Op::ExpertDown { 3 } else { 2 };
                 let (k, experts, depth) = (fixed(1, 1), fixed(weight, 0), fixed(weight, 2));
                 let element = operand(0).and_then(|t| t.dtype.bytes()).unwrap_or(4);
+                let codes = operand(0).and_then(|t| t.dtype.quantized_row(depth));
+                let row = codes.map_or((depth * element).next_multiple_of(64), |row| row.bytes);
                 let sums = if self.op == Op::ExpertDown { 4 * fixed(3, 1).next_multiple_of(16) } else { 0 };
-                ((4 * (2 * experts + 16)).next_multiple_of(64), k * ((depth * element).next_multiple_of(64) + 4) + sums)
+                ((4 * (2 * experts + 16)).next_multiple_of(64), k * (row + 4) + sums)
             }
             Op::MlaAbsorbedSplit => {
                 let splits = self.attrs.int("splits").unwrap_or(1) as u64;
@@ -263,6 +276,8 @@ pub struct Target {
     pub flops_f32: f64,
     /// bf16 dot-product peak of all units, FLOP a nanosecond; equal to `flops_f32` without such an instruction.
     pub flops_bf16: f64,
+    /// int8 dot-product peak of all units, operations a nanosecond; equal to `flops_f32` without such an instruction.
+    pub flops_int8: f64,
     /// Cost of starting one kernel phase, nanoseconds.
     pub launch: f64,
 }
@@ -317,9 +332,8 @@ pub fn family(op: Op) -> Option<Family> {
         Write | RopeCache => Family::RopeCache,
         Embed | GatherRows => Family::Embed,
         Add | Mul | Scale | Silu | Sigmoid | Softmax | Rope | Slice | Concat | Permute | Convert | Read
-        | CausalMask | GroupLimit | TopK | Gather | Normalize | Einsum | ExpertLinear | Combine | Reshape => {
-            Family::Pointwise
-        }
+        | CausalMask | GroupLimit | TopK | Gather | Normalize | Einsum | ExpertLinear | Combine | Reshape
+        | Quantize => Family::Pointwise,
         HeadRows | Transfer => return None,
     })
 }

@@ -24,5 +24,6 @@ pub use kernel::{
 pub use ops::{Op, TypeError};
 pub use tensor::Tensor;
 pub use types::{
-    Code, DType, Device, Dim, PAGE_TOKENS, Quant, ScaleType, Sizes, StateKind, StateType, Symbol, TensorType, Type,
+    Code, DType, Device, Dim, Expressed, PAGE_TOKENS, Quant, RowLayout, ScaleType, Sizes, StateKind, StateType, Symbol,
+    TensorType, Type,
 };

@@ -19,7 +19,7 @@ pub enum Bound<'a> {
         ty: &'a Type,
         /// Depends on weights alone.
         constant: bool,
-        /// A weight as the checkpoint holds it, not an expression over weights.
+        /// A weight as the checkpoint holds it, or as it was quantized before fusion; not another expression over weights.
         parameter: bool,
     },
 }
@@ -42,7 +42,7 @@ pub enum Premise {
     Differ(Var, Var),
     /// The value depends on weights alone.
     Constant(Var),
-    /// The value is a weight as the checkpoint holds it. Keeps rules that build weight expressions from feeding on their own results.
+    /// The value is a weight as the checkpoint holds it, or as it was quantized before fusion. Keeps rules that build weight expressions from feeding on their own results.
     Parameter(Var),
     /// The attribute is an einsum equation equal to this one but for the names of the letters.
     Equation(Var, &'static str),

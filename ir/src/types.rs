@@ -24,6 +24,24 @@ pub struct Quant {
     pub block: [u32; 2],
     /// Whether every block has a zero point too.
     pub zero: bool,
+    /// What the values stand for: results computed from them are rounded to this type.
+    pub expressed: Expressed,
+}
+
+/// The float type that quantized values stand for (the "expressed type" of MLIR's quant dialect).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Expressed {
+    F32,
+    Bf16,
+}
+
+impl Expressed {
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::Bf16,
+        }
+    }
 }
 
 /// Stored code of a quantized element.
@@ -41,6 +59,7 @@ pub enum Code {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ScaleType {
     F32,
+    F16,
     /// A power of two: `2^(byte - 127)`; 255 is NaN.
     Ue8m0,
 }
@@ -59,11 +78,12 @@ impl Code {
 }
 
 impl ScaleType {
-    pub const ALL: [Self; 2] = [Self::F32, Self::Ue8m0];
+    pub const ALL: [Self; 3] = [Self::F32, Self::F16, Self::Ue8m0];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::F16 => "f16",
             Self::Ue8m0 => "ue8m0",
         }
     }
@@ -71,17 +91,19 @@ impl ScaleType {
 
 impl Quant {
     /// V3: e4m3 with an f32 scale per 128x128 block.
-    pub const FP8_B128: Self = Self { elem: Code::E4m3, scale: ScaleType::F32, block: [128, 128], zero: false };
+    pub const FP8_B128: Self = Self::of(Code::E4m3, ScaleType::F32, [128, 128]);
     /// V4: e4m3 with a power-of-two scale per 128x128 block.
-    pub const FP8_B128E8: Self = Self { elem: Code::E4m3, scale: ScaleType::Ue8m0, block: [128, 128], zero: false };
+    pub const FP8_B128E8: Self = Self::of(Code::E4m3, ScaleType::Ue8m0, [128, 128]);
     /// Activations: e4m3 with an f32 scale per 1x128.
-    pub const FP8_R128: Self = Self { elem: Code::E4m3, scale: ScaleType::F32, block: [1, 128], zero: false };
-    /// int8 with one f32 scale a row.
-    pub const INT8_R: Self = Self { elem: Code::I8, scale: ScaleType::F32, block: [1, 0], zero: false };
-    /// int4 with an f32 scale per 1x32.
-    pub const INT4_G32: Self = Self { elem: Code::I4, scale: ScaleType::F32, block: [1, 32], zero: false };
+    pub const FP8_R128: Self = Self::of(Code::E4m3, ScaleType::F32, [1, 128]);
+    /// int8 with one f32 scale a row: weights, and f32 activations.
+    pub const INT8_R: Self = Self::of(Code::I8, ScaleType::F32, [1, 0]);
+    /// int8 with one f32 scale a row: bf16 activations.
+    pub const INT8_R_BF16: Self = Self { expressed: Expressed::Bf16, ..Self::INT8_R };
+    /// int4 with an f16 scale per 1x32: 4.5 bits an element.
+    pub const INT4_G32: Self = Self::of(Code::I4, ScaleType::F16, [1, 32]);
     /// V4 experts: e2m1 with a power-of-two scale per 1x32.
-    pub const FP4_B32: Self = Self { elem: Code::E2m1, scale: ScaleType::Ue8m0, block: [1, 32], zero: false };
+    pub const FP4_B32: Self = Self::of(Code::E2m1, ScaleType::Ue8m0, [1, 32]);
 
     /// Aliases of the text form.
     pub const ALIASES: &[(&str, Self)] = &[
@@ -89,9 +111,24 @@ impl Quant {
         ("fp8b128e8", Self::FP8_B128E8),
         ("fp8r128", Self::FP8_R128),
         ("int8r", Self::INT8_R),
+        ("int8r_bf16", Self::INT8_R_BF16),
         ("int4g32", Self::INT4_G32),
         ("fp4b32", Self::FP4_B32),
     ];
+
+    /// A type without zero points whose values stand for f32.
+    pub const fn of(elem: Code, scale: ScaleType, block: [u32; 2]) -> Self {
+        Self { elem, scale, block, zero: false, expressed: Expressed::F32 }
+    }
+
+    /// Type of the codes of activations of float type `dtype`, quantized a row at a time.
+    pub fn activation(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F32 => Some(Self::INT8_R),
+            DType::Bf16 => Some(Self::INT8_R_BF16),
+            DType::F16 | DType::I32 | DType::U32 | DType::Quant(_) => None,
+        }
+    }
 
     /// Bits of one code.
     pub fn code_bits(self) -> u64 {
@@ -105,6 +142,7 @@ impl Quant {
     pub fn scale_bytes(self) -> u64 {
         match self.scale {
             ScaleType::F32 => 4,
+            ScaleType::F16 => 2,
             ScaleType::Ue8m0 => 1,
         }
     }
@@ -119,6 +157,20 @@ impl Quant {
 impl DType {
     pub fn is_quant(self) -> bool {
         matches!(self, Self::Quant(_))
+    }
+
+    /// The type that results computed from such values are rounded to.
+    #[must_use]
+    pub fn expressed(self) -> Self {
+        match self {
+            Self::Quant(q) => q.expressed.dtype(),
+            dense => dense,
+        }
+    }
+
+    /// The layout of a row of `cols` activations of this type, if they are quantized row by row to int8.
+    pub fn quantized_row(self, cols: u64) -> Option<RowLayout> {
+        matches!(self, Self::Quant(Quant::INT8_R | Quant::INT8_R_BF16)).then(|| RowLayout::of(cols))
     }
 
     /// f32, bf16 or f16.
@@ -164,6 +216,9 @@ impl fmt::Display for DType {
         write!(f, "quant<{}, {}, {}x{}", q.elem.name(), q.scale.name(), q.block[0], q.block[1])?;
         if q.zero {
             f.write_str(", zero")?;
+        }
+        if q.expressed == Expressed::Bf16 {
+            f.write_str(", bf16")?;
         }
         f.write_str(">")
     }
@@ -349,6 +404,13 @@ impl TensorType {
         self.shape.iter().fold(1, |n, d| n.saturating_mul(d.eval(sizes)))
     }
 
+    /// Bytes of a value of a step in memory: as [`TensorType::bytes`], but int8 rows lie as [`RowLayout`] says.
+    pub fn value_bytes(&self, sizes: &Sizes) -> u64 {
+        let row = self.shape.last().and_then(|d| self.dtype.quantized_row(d.eval(sizes)));
+        let rows = || self.shape.iter().rev().skip(1).fold(1, |n: u64, d| n.saturating_mul(d.eval(sizes)));
+        row.map_or_else(|| self.bytes(sizes), |row| rows().saturating_mul(row.bytes))
+    }
+
     /// Bytes as stored (codes and scales of a quantized type included); saturates.
     pub fn bytes(&self, sizes: &Sizes) -> u64 {
         let elements = self.elements(sizes);
@@ -370,6 +432,34 @@ impl TensorType {
                 outer.iter().fold(one, |n, d| n.saturating_mul(*d))
             }
         }
+    }
+}
+
+/// A row of int8 activations in memory, so that all that belongs to a token travels with it:
+///
+///     i8 codes[depth]         cols of them, then zeros
+///     i32 offsets[depth / 32] -8 times the sum of 32 codes each, to a 64-byte border
+///     f32 scale, i32 offset   -128 times the sum of all codes, to a 64-byte border
+///
+/// Weights lie in memory as unsigned codes, 8 (int4) or 128 (int8) above the value; a sum that begins with the offset comes
+/// out as if they were signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowLayout {
+    /// Codes, `cols` rounded up to a multiple of 64.
+    pub depth: u64,
+    /// Byte of the first offset.
+    pub offsets: u64,
+    /// Byte of the scale; the row's own offset follows it.
+    pub scale: u64,
+    /// Bytes from row to row.
+    pub bytes: u64,
+}
+
+impl RowLayout {
+    pub const fn of(cols: u64) -> Self {
+        let depth = cols.next_multiple_of(64);
+        let scale = depth + (depth / 32 * 4).next_multiple_of(64);
+        Self { depth, offsets: depth, scale, bytes: scale + 64 }
     }
 }
 

@@ -22,14 +22,14 @@ pub fn canonicalize(graph: Graph) -> Result<Graph, FuseError> {
 }
 
 /// A graph that grows by copying nodes of another.
-struct Copy {
-    out: Graph,
+pub(crate) struct Copy {
+    pub out: Graph,
     /// New id of every value of the old graph.
-    map: Vec<ValueId>,
+    pub map: Vec<ValueId>,
 }
 
 impl Copy {
-    fn new(graph: &Graph) -> Self {
+    pub fn new(graph: &Graph) -> Self {
         let mut out = Graph::new(graph.name.clone());
         for p in &graph.params {
             out.param(p.name.clone(), p.kind.clone(), p.ty.clone());
@@ -37,11 +37,11 @@ impl Copy {
         Self { out, map: (0..graph.value_count() as u32).map(ValueId).collect() }
     }
 
-    fn operands(&self, node: &Node) -> Vec<ValueId> {
+    pub fn operands(&self, node: &Node) -> Vec<ValueId> {
         node.operands.iter().map(|v| self.map[v.index()]).collect()
     }
 
-    fn push(&mut self, node: &Node, operands: Vec<ValueId>, attrs: Attrs) -> Vec<ValueId> {
+    pub fn push(&mut self, node: &Node, operands: Vec<ValueId>, attrs: Attrs) -> Vec<ValueId> {
         let results = self.out.push_typed(node.op, operands, attrs, node.types.clone());
         if let Some(n) = self.out.nodes.last_mut() {
             n.comment.clone_from(&node.comment);
@@ -49,20 +49,20 @@ impl Copy {
         results
     }
 
-    fn bind(&mut self, node: &Node, results: &[ValueId]) {
+    pub fn bind(&mut self, node: &Node, results: &[ValueId]) {
         for (old, new) in node.results.iter().zip(results) {
             self.map[old.index()] = *new;
         }
     }
 
     /// A cut, unless the region before it is empty.
-    fn cut(&mut self) {
+    pub fn cut(&mut self) {
         if self.out.cuts.last().copied().unwrap_or(0) < self.out.nodes.len() {
             self.out.cut();
         }
     }
 
-    fn finish(mut self, graph: &Graph) -> Graph {
+    pub fn finish(mut self, graph: &Graph) -> Graph {
         self.out.outputs = graph.outputs.iter().map(|v| self.map[v.index()]).collect();
         self.out
     }

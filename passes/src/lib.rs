@@ -6,8 +6,10 @@ mod canonicalize;
 pub mod check;
 pub mod fuse;
 pub mod plan;
+mod quantize;
 pub mod select;
 pub mod stored;
 pub mod why;
 
 pub use canonicalize::canonicalize;
+pub use quantize::{Became, Decision, QuantReport, quantize};

@@ -169,11 +169,13 @@ fn work_terms(spec: &KernelSpec) -> (out::Terms, out::Terms) {
 /// Arena of a value, and its bytes per unit, rounded up to 64. Rows that want logits are tokens of the step, so that what grows with `R` lies
 /// in the arena of `T`, where it shares bytes with what is no longer alive.
 fn arena_of(t: &TensorType) -> Result<(out::Arena, u64), PlanError> {
-    let element = match t.dtype {
-        DType::Quant(_) => return Err(PlanError::Shape(t.to_string())),
-        dense => dense.bytes().unwrap_or(4),
+    let row = t.shape.last().and_then(deepfuse_ir::Dim::as_fixed).unwrap_or(1);
+    let numbers: u64 = t.shape.iter().filter_map(deepfuse_ir::Dim::as_fixed).product();
+    let (fixed, element) = match (t.dtype, t.dtype.quantized_row(row)) {
+        (_, Some(layout)) => (numbers / row.max(1), layout.bytes),
+        (DType::Quant(_), None) => return Err(PlanError::Shape(t.to_string())),
+        (dense, None) => (numbers, dense.bytes().unwrap_or(4)),
     };
-    let fixed: u64 = t.shape.iter().filter_map(deepfuse_ir::Dim::as_fixed).product();
     let symbolic: Vec<_> = t.shape.iter().filter(|d| d.as_fixed().is_none()).map(deepfuse_ir::Dim::as_scaled).collect();
     let (arena, factor) = match *symbolic.as_slice() {
         [] => (out::Arena::Fixed, 1),

@@ -7,6 +7,7 @@ use deepfuse_ir::{DType, Layout, Quant, TensorType};
 /// Bytes of a tensor of numbers in a layout; a packed matrix is padded, a quantized one carries its scales.
 ///
 /// Packed: `ceil(N/16) 16 Kp` elements a matrix, `Kp = ceil(K/32) 32`; then, for a quantized type, the f32 scales, each part padded to 64 bytes.
+/// Packed int8 and int4: panels of 16 rows with their scales, `K` rounded up to 64 (see [`Layout::Vnni`]).
 /// Dense quantized: codes row-major, then the f32 scales, each part padded to 64 bytes.
 pub fn stored_bytes(ty: &TensorType, layout: &Layout) -> u64 {
     let dims = ty.fixed_shape().expect("a weight has no symbolic dims");
@@ -16,6 +17,12 @@ pub fn stored_bytes(ty: &TensorType, layout: &Layout) -> u64 {
         [c] => (1, c),
         _ => (1, 1),
     };
+    let outer: u64 = outer.iter().product();
+    if let (DType::Quant(q @ (Quant::INT8_R | Quant::INT4_G32)), Layout::Vnni) = (ty.dtype, layout) {
+        let depth = cols.next_multiple_of(64);
+        let row = depth * q.code_bits() / 8 + q.blocks(1, depth)[1] * q.scale_bytes();
+        return outer * rows.next_multiple_of(16) * row;
+    }
     let (rows_stored, cols_stored) = match layout {
         Layout::Vnni => (rows.next_multiple_of(16), cols.next_multiple_of(32)),
         Layout::Dense | Layout::Strided(_) => (rows, cols),
@@ -29,7 +36,7 @@ pub fn stored_bytes(ty: &TensorType, layout: &Layout) -> u64 {
         _ if *layout == Layout::Vnni => codes.next_multiple_of(64),
         _ => codes,
     };
-    outer.iter().product::<u64>() * one
+    outer * one
 }
 
 /// Scales are stored as f32, whatever the checkpoint held.

@@ -103,7 +103,7 @@ pub fn integrity(artifact: &Artifact, threads: usize, stop: &AtomicBool) -> Resu
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub options: Options,
-    /// Largest absolute difference of logits; `None`: 1e-3 with f32 activations, no limit with others.
+    /// Largest absolute difference of logits; `None`: 1e-3 with f32 activations and weights as they were, no limit else.
     pub tolerance: Option<f64>,
     /// The golden is run in so many sequences at once, each a step behind the one before.
     pub sequences: u32,
@@ -128,7 +128,9 @@ pub fn against_golden(artifact: &Arc<Artifact>, golden: &Golden, settings: &Sett
         cache_bytes: cache_bytes(artifact, ids.len() as u64, settings.sequences),
     };
     let mut session = Session::load(artifact.clone(), limits, &settings.options)?;
-    let tolerance = settings.tolerance.or((artifact.manifest().numerics.activations == "f32").then_some(TOLERANCE_F32));
+    let numerics = &artifact.manifest().numerics;
+    let faithful = numerics.activations == "f32" && numerics.quant == "none";
+    let tolerance = settings.tolerance.or(faithful.then_some(TOLERANCE_F32));
     let mut prefill = Difference::default();
     let mut decode = Difference::default();
     let mut greedy = compare::Greedy::new(tolerance);

@@ -7,6 +7,7 @@ use deepfuse::text::{Stop, at_stop};
 use deepfuse::{Error, Request, pipeline};
 use deepfuse_codegen::x86::targets;
 use deepfuse_frontend::{Activations, Model};
+use deepfuse_ir::Quant;
 use deepfuse_passes::fuse::Numerics;
 use deepfuse_runtime::cli::{human_bytes, human_count};
 use std::path::PathBuf;
@@ -22,9 +23,9 @@ pub struct Args {
     /// Machine to compile for: native, or one of the targets that `deepfuse doctor` lists
     #[arg(long, default_value = "native")]
     target: String,
-    /// Type to quantize weights to. Only `none` so far: weights keep the types of the checkpoint, FP8 stays FP8
-    #[arg(long, value_name = "TYPE", default_value = "none", value_parser = ["none"])]
-    quant: String,
+    /// Type to quantize the matrices of projections and experts to; `none` keeps the types of the checkpoint, FP8 stays FP8
+    #[arg(long, value_name = "TYPE", default_value = "none")]
+    quant: QuantArg,
     /// Type of activations, the values between operations (sums are f32 in either case)
     #[arg(long, value_name = "TYPE", default_value = "bf16")]
     activations: ActivationsArg,
@@ -55,6 +56,25 @@ pub struct Args {
 pub enum ActivationsArg {
     F32,
     Bf16,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum QuantArg {
+    None,
+    /// 8 bits, a scale a row; activations 8 bits, a scale a token
+    Int8,
+    /// 4 bits, a scale per 32 (4.5 bits a weight); activations 8 bits, a scale a token
+    Int4,
+}
+
+impl QuantArg {
+    pub fn types(self) -> Option<Quant> {
+        match self {
+            Self::None => None,
+            Self::Int8 => Some(Quant::INT8_R),
+            Self::Int4 => Some(Quant::INT4_G32),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -143,6 +163,7 @@ fn request(args: &Args) -> Result<Request, Error> {
         out: args.output.clone().unwrap_or_else(|| pipeline::default_output(&args.checkpoint)),
         target,
         activations,
+        quant: args.quant.types(),
         numerics: args.numerics.into(),
         shapes_only: args.shapes_only,
         disabled_rules: args.disabled.clone(),
@@ -220,6 +241,15 @@ fn print_summary(
         "  time         {total:.2} s, {compile:.2} s of it for graph, fusion and code; peak memory {} (without mapped files)",
         human_bytes(output::peak_memory())
     );
+    if let Some((worst, loss)) = w.losses.iter().max_by(|a, b| a.1.total_cmp(&b.1)) {
+        let mean = w.losses.iter().map(|l| l.1).sum::<f64>() / w.losses.len() as f64;
+        say!(
+            "  quantized    {} weights, off by {:.2} % of their size on average (RMS), at most {:.2} %: {worst}",
+            w.losses.len(),
+            100.0 * mean,
+            100.0 * loss
+        );
+    }
     let program = std::env::args().next().unwrap_or_else(|| "deepfuse".into());
     let next = if shapes_only { "inspect" } else { "run" };
     let prompt = if shapes_only { "" } else { " --prompt 'Hello'" };
@@ -242,5 +272,6 @@ fn print_object(c: &pipeline::Compiled, w: &Written, req: &Request, compile: f64
         "peak_memory": output::peak_memory(),
         "notices": c.model.notices,
         "warnings": w.warnings,
+        "losses": w.losses.iter().map(|(name, rms)| serde_json::json!({"weight": name, "relative_rms": rms})).collect::<Vec<_>>(),
     }));
 }

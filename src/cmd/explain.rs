@@ -28,6 +28,9 @@ pub struct Args {
     /// Of a checkpoint: type of activations [default: bf16]
     #[arg(long, value_name = "TYPE")]
     activations: Option<super::compile::ActivationsArg>,
+    /// Of a checkpoint: type to quantize matrices to [default: none]
+    #[arg(long, value_name = "TYPE")]
+    quant: Option<super::compile::QuantArg>,
     /// Of a checkpoint: a fusion rule that must not fire (`all`: none may); can be given several times
     #[arg(long = "disable-rule", value_name = "RULE")]
     disabled: Vec<String>,
@@ -67,12 +70,15 @@ fn page(subject: &Subject, path: &std::path::Path, json: bool) -> Result<(), Err
 }
 
 fn of_artifact(args: &Args) -> Result<Subject, Error> {
-    let of_checkpoint =
-        args.target.is_some() || args.numerics.is_some() || args.activations.is_some() || !args.disabled.is_empty();
+    let of_checkpoint = args.target.is_some()
+        || args.numerics.is_some()
+        || args.activations.is_some()
+        || args.quant.is_some()
+        || !args.disabled.is_empty();
     if of_checkpoint {
         let help = "give the checkpoint or its config.json instead of the artifact";
         return Err(Error::usage(
-            "--target, --numerics, --activations and --disable-rule are fixed in an artifact",
+            "--target, --numerics, --activations, --quant and --disable-rule are fixed in an artifact",
             help,
         ));
     }
@@ -90,6 +96,7 @@ fn request(args: &Args) -> Result<Request, Error> {
         out: PathBuf::new(), // nothing is written
         target: targets::named(name).ok_or_else(|| super::compile::unknown_target(name))?,
         activations,
+        quant: args.quant.and_then(super::compile::QuantArg::types),
         numerics: args.numerics.unwrap_or(super::compile::NumericsArg::Requantizes).into(),
         shapes_only: true,
         disabled_rules: args.disabled.clone(),

@@ -128,7 +128,12 @@ fn artifact(path: &Path, json: bool) -> Result<(), Error> {
         human_count(m.model.parameters),
         human_count(m.model.active_parameters)
     );
-    say!("  numerics     {} activations, rewrites up to {}", m.numerics.activations, m.numerics.class);
+    say!(
+        "  numerics     {} activations, weights quantized to {}, rewrites up to {}",
+        m.numerics.activations,
+        m.numerics.quant,
+        m.numerics.class
+    );
     for s in &m.sections {
         let name = s.name.split('_').next().unwrap_or(&s.name); // tokenizer_config is the tokenizer's
         say!("  {name:<12} {}, {}", s.file, human_bytes(s.bytes));

@@ -14,6 +14,7 @@ pub(super) fn request(name: &str, numerics: Numerics, disabled: &[&str]) -> Requ
         out: "unused".into(),
         target: targets::named("x86-avx512-bf16").unwrap(),
         activations: Activations::Bf16,
+        quant: None,
         numerics,
         shapes_only: true,
         disabled_rules: disabled.iter().map(ToString::to_string).collect(),

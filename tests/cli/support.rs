@@ -140,6 +140,7 @@ pub fn request(name: &str, out: &Path) -> Request {
         out: out.to_owned(),
         target: targets::native(),
         activations: Activations::F32,
+        quant: None,
         numerics: Numerics::Reassociates,
         shapes_only: false,
         disabled_rules: vec![],

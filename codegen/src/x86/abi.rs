@@ -181,20 +181,24 @@ impl<'a> Kernel<'a> {
     }
 
     fn view(&self, t: &TensorType, base: Val<'a>, strides: Vec<Val<'a>>) -> Result<View<'a>, EmitError> {
-        let store =
-            store_of(t.dtype).ok_or_else(|| self.unsupported(format!("{} outside a packed matrix", t.dtype)))?;
+        let store = if t.dtype.quantized_row(0).is_some() { Some(Store::I8) } else { store_of(t.dtype) };
+        let store = store.ok_or_else(|| self.unsupported(format!("{} outside a packed matrix", t.dtype)))?;
         let dims = t.shape.iter().map(|d| self.dim(d)).collect();
         Ok(View { mem: Mem::new(base, store), dims, strides })
     }
 
+    /// In elements; int8 rows are as many bytes apart as their layout says.
     fn dense_strides(&self, t: &TensorType) -> Vec<Val<'a>> {
+        let row = t.shape.last().and_then(Dim::as_fixed).and_then(|k| t.dtype.quantized_row(k));
         let mut stride = self.f.i(1);
         let mut strides = vec![];
         for (axis, d) in t.shape.iter().enumerate().rev() {
             strides.push(stride);
-            if axis > 0 {
-                stride = stride * self.dim(d);
-            }
+            stride = match (axis, row) {
+                (0, _) => break,
+                (_, Some(row)) if axis + 1 == t.rank() => self.f.i(row.bytes),
+                _ => stride * self.dim(d),
+            };
         }
         strides.reverse();
         strides

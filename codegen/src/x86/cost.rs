@@ -38,7 +38,12 @@ fn peak(spec: &KernelSpec, target: &Target) -> f64 {
         let t = spec.inputs.get(i).and_then(deepfuse_ir::Operand::tensor);
         t.is_some_and(|t| t.dtype.is_quant())
     };
+    let codes = |i: usize| {
+        let t = spec.inputs.get(i).and_then(deepfuse_ir::Operand::tensor);
+        t.is_some_and(|t| t.dtype.quantized_row(0).is_some())
+    };
     let gemm = |weight: usize| match () {
+        () if codes(0) => 0.75 * target.flops_int8,
         () if dot && bf16(weight) => 0.85 * target.flops_bf16,
         () if dot && quantized(weight) => 0.75 * target.flops_bf16,
         () => 0.7 * target.flops_f32,

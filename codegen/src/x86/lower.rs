@@ -37,5 +37,6 @@ fn caps(target: &Target) -> Caps {
         avx512: all(&["avx512f", "avx512bw", "avx512dq", "avx512vl"]),
         dot_bf16: target.has("avx512bf16"),
         amx_bf16: all(&["amx-tile", "amx-bf16"]),
+        dot_int8: all(&["avx512f", "avx512vnni"]),
     }
 }

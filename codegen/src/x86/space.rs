@@ -17,7 +17,7 @@
 //! A kernel without a matrix has one variant without names.
 
 use deepfuse_ir::kernel::packed_operands;
-use deepfuse_ir::{DType, KernelSpec, Op, Target, Variant};
+use deepfuse_ir::{DType, KernelSpec, Op, Quant, Target, Variant};
 
 /// A point of the space.
 #[derive(Clone, Copy)]
@@ -72,11 +72,12 @@ pub fn variants(spec: &KernelSpec, target: &Target) -> Vec<Variant> {
     let default = default_point(spec, *first, target);
     let mut points = vec![default];
     let mut add = |p: Point| points.push(p);
+    let int4 = spec.inputs[*first].tensor().is_some_and(|t| t.dtype == DType::Quant(Quant::INT4_G32));
     if default.tiles.is_some() {
         for tiles in TilePoint::others() {
             add(Point { tiles: Some(tiles), ..default });
         }
-    } else if target.lanes == 16 {
+    } else if target.lanes == 16 && !int4 {
         // Fewer rows leave registers for more panels: better where the rows of an expert are few.
         for (rows, panels) in [(12, 2), (8, 2)] {
             add(Point { rows, panels, ..default });
@@ -99,7 +100,11 @@ fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
         && types(0).is_some_and(|t| t.dtype == DType::Bf16);
     // Sums, one line of weights for each panel and one broadcast must fit the vector registers: 32 of 16 lanes with AVX-512,
     // 16 of 8 with AVX2 (a panel takes two), 16 of 4 below (a panel takes four).
+    // int4 has two sums, of codes and of groups.
     let (rows, panels) = match (target.lanes, dot, weight) {
+        (16, _, DType::Quant(Quant::INT8_R)) if target.has("avx512vnni") => (6, 4),
+        (16, _, DType::Quant(Quant::INT4_G32)) if target.has("avx512vnni") => (6, 2),
+        (_, _, DType::Quant(Quant::INT8_R | Quant::INT4_G32)) => (1, 1),
         (16, true, _) => (6, 4),
         (16, false, DType::F32) => (6, 2),
         (16, false, _) => (8, 2),

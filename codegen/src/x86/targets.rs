@@ -7,32 +7,32 @@ const V2: &[&str] = &["cx16", "popcnt", "sahf", "sse3", "sse4.1", "sse4.2", "sss
 const V3: &[&str] = &["avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"];
 const V4: &[&str] = &["avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"];
 
-/// A named target: its levels, and the peak of one core in FLOP per nanosecond (f32, bf16) that the estimate starts from.
+/// A named target: its levels, and the peak of one core in operations per nanosecond (f32, bf16, int8) that the estimate starts from.
 struct Row {
     name: &'static str,
     features: &'static [&'static [&'static str]],
     lanes: u32,
-    flops: [f64; 2],
+    flops: [f64; 3],
 }
 
 /// From the least to the most demanding.
 const ROWS: &[Row] = &[
-    Row { name: "x86-64", features: &[], lanes: 4, flops: [24.0, 24.0] },
-    Row { name: "x86-64-v2", features: &[V2], lanes: 4, flops: [24.0, 24.0] },
-    Row { name: "x86-avx2", features: &[V2, V3], lanes: 8, flops: [100.0, 100.0] },
-    Row { name: "x86-avx512", features: &[V2, V3, V4], lanes: 16, flops: [118.0, 118.0] },
-    Row { name: "x86-avx512-vnni", features: &[V2, V3, V4, &["avx512vnni"]], lanes: 16, flops: [118.0, 118.0] },
+    Row { name: "x86-64", features: &[], lanes: 4, flops: [24.0, 24.0, 24.0] },
+    Row { name: "x86-64-v2", features: &[V2], lanes: 4, flops: [24.0, 24.0, 24.0] },
+    Row { name: "x86-avx2", features: &[V2, V3], lanes: 8, flops: [100.0, 100.0, 100.0] },
+    Row { name: "x86-avx512", features: &[V2, V3, V4], lanes: 16, flops: [118.0, 118.0, 118.0] },
+    Row { name: "x86-avx512-vnni", features: &[V2, V3, V4, &["avx512vnni"]], lanes: 16, flops: [118.0, 118.0, 460.0] },
     Row {
         name: "x86-avx512-bf16",
         features: &[V2, V3, V4, &["avx512vnni", "avx512bf16"]],
         lanes: 16,
-        flops: [118.0, 240.0],
+        flops: [118.0, 240.0, 460.0],
     },
     Row {
         name: "x86-amx",
         features: &[V2, V3, V4, &["avx512vnni", "avx512bf16", "amx-tile", "amx-bf16", "amx-int8"]],
         lanes: 16,
-        flops: [118.0, 240.0],
+        flops: [118.0, 240.0, 460.0],
     },
 ];
 
@@ -64,6 +64,7 @@ fn target(row: &Row) -> Target {
         bandwidth: 37.0,
         flops_f32: row.flops[0] * f64::from(units),
         flops_bf16: row.flops[1] * f64::from(units),
+        flops_int8: row.flops[2] * f64::from(units),
         launch: 1500.0,
     }
 }
@@ -81,6 +82,7 @@ pub fn native() -> Target {
     t.bandwidth *= scale.clamp(1.0, 8.0);
     t.flops_f32 *= scale;
     t.flops_bf16 *= scale;
+    t.flops_int8 *= scale;
     t
 }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 pub mod batch;
+pub mod codes;
 pub mod exec;
 
 use deepfuse_codegen::{Backend, emit_all, pack, x86::X86};
@@ -75,7 +76,7 @@ pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
 }
 
 impl Arg {
-    fn new(ty: TensorType, layout: Layout, constant: bool, value: Tensor, bytes: Vec<u8>) -> Self {
+    pub fn new(ty: TensorType, layout: Layout, constant: bool, value: Tensor, bytes: Vec<u8>) -> Self {
         Self { operand: Operand { ty: ty.into(), layout, constant }, value, bytes }
     }
 
@@ -249,10 +250,20 @@ impl Case {
                 continue;
             }
             for (bytes, want) in results.iter().zip(&expected) {
-                compare(&what, &decode(want.dtype, bytes), want, tolerance);
+                let coded = want.dtype.quantized_row(0).is_some();
+                let got = if coded { codes::values_of(bytes, want.width()) } else { decode(want.dtype, bytes) };
+                compare(&what, &got, want, tolerance);
             }
             first = Some(results);
         }
+    }
+
+    /// Bytes of every result of the default variant.
+    pub fn results(&self, target: &Target, workers: u32) -> Vec<Vec<u8>> {
+        let (spec, variants) = (self.spec(), X86.variants(&self.spec(), target));
+        let code = emit_all(&[("k".into(), spec.clone(), variants[0].clone())], target, 1).unwrap();
+        let library = Library::load(&code.shared_object);
+        self.run(&spec, library.kernel("k"), code.kernels[0].phases, workers)
     }
 
     /// Bytes of every result (a state result is the state after the call).
@@ -260,7 +271,7 @@ impl Case {
         let inputs: Vec<Buffer> = self.args.iter().map(|a| Buffer::holding(&a.bytes)).collect();
         let tensors: Vec<&TensorType> = spec.outputs.iter().filter_map(Type::tensor).collect();
         let outputs: Vec<Buffer> =
-            tensors.iter().map(|t| Buffer::filled(t.bytes(&self.sizes) as usize, 0xff)).collect();
+            tensors.iter().map(|t| Buffer::filled(t.value_bytes(&self.sizes) as usize, 0xff)).collect();
         let scratch = Buffer::filled(spec.scratch_bytes(&self.sizes) as usize, 0xff);
         let mut args: Vec<u64> = self.sizes.0.to_vec();
         args.extend(inputs.iter().chain(&outputs).map(Buffer::address));

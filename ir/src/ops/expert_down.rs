@@ -6,23 +6,23 @@ pub const ATTRS: &[AttrSpec] = &[];
 ///
 ///     y[t, n] = sum_i w[t, i] * sum_k h[t, i, k] down[idx[t, i], n, k]
 ///
-/// * `h` float `[T, k, K]`      * `idx` i32 `[T, k]`      * `w` float `[T, k]`      * `down` float or quantized `[E, N, K]`
-/// * result: type of `h`, `[T, N]`; one rounding, after the sum over the slots in order
+/// * `h` float or int8 rows `[T, k, K]`      * `idx` i32 `[T, k]`      * `w` float `[T, k]`      * `down` float or quantized `[E, N, K]`
+/// * result: type that `h` stands for, `[T, N]`; one rounding, after the sum over the slots in order
 ///
 /// Errors: `ir::contract`, `ir::dtype`.
 /// Source: `mlp.experts.*.down_proj`.
 pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
-    let (h, idx) = (ranked(float(t, 0)?, 0, 3)?, index(t, 1, 2)?);
+    let (h, idx) = (ranked(activation(t, 0)?, 0, 3)?, index(t, 1, 2)?);
     let (w, down) = (ranked(float(t, 2)?, 2, 2)?, ranked(matrix(t, 3)?, 3, 3)?);
     expert_linear::check(h, idx, down)?;
     same("expert_down: tokens", w.shape[0], idx.shape[0])?;
     same("expert_down: slots", w.shape[1], idx.shape[1])?;
-    Ok(vec![with_shape(h, h.dtype, [h.shape[0], down.shape[1]])])
+    Ok(vec![with_shape(h, h.dtype.expressed(), [h.shape[0], down.shape[1]])])
 }
 
 pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
     let y = expert_linear::routed(x[0], x[1], x[3], DType::F32);
-    vec![combine::weighted(&y, x[2], x[0].dtype)]
+    vec![combine::weighted(&y, x[2], x[0].dtype.expressed())]
 }
 
 #[cfg(test)]

@@ -7,14 +7,14 @@ pub const ATTRS: &[AttrSpec] = &[];
 ///     y[t, i, n] = sum_k x[t, k] * w[idx[t, i], n, k]            x [T, K]
 ///     y[t, i, n] = sum_k x[t, i, k] * w[idx[t, i], n, k]         x [T, k, K]
 ///
-/// * `x` float      * `idx` i32 `[T, k]`      * `w` float or quantized `[E, N, K]`      * result: type of `x`, `[T, k, N]`
+/// * `x` float or int8 rows      * `idx` i32 `[T, k]`      * `w` float or quantized `[E, N, K]`      * result: type that `x` stands for
 ///
 /// Errors: `ir::contract` if the contracted sizes or tokens differ.
 /// Source: `mlp.experts.*` of V2 and V3.
 pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
-    let (x, idx, w) = (float(t, 0)?, index(t, 1, 2)?, ranked(matrix(t, 2)?, 2, 3)?);
+    let (x, idx, w) = (activation(t, 0)?, index(t, 1, 2)?, ranked(matrix(t, 2)?, 2, 3)?);
     check(x, idx, w)?;
-    Ok(vec![with_shape(x, x.dtype, [idx.shape[0], idx.shape[1], w.shape[1]])])
+    Ok(vec![with_shape(x, x.dtype.expressed(), [idx.shape[0], idx.shape[1], w.shape[1]])])
 }
 
 pub(crate) fn check(x: &TensorType, idx: &TensorType, w: &TensorType) -> Result<(), TypeError> {
@@ -29,7 +29,7 @@ pub(crate) fn check(x: &TensorType, idx: &TensorType, w: &TensorType) -> Result<
 }
 
 pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
-    vec![routed(x[0], x[1], x[2], x[0].dtype)]
+    vec![routed(x[0], x[1], x[2], x[0].dtype.expressed())]
 }
 
 pub(crate) fn routed(x: &Tensor, idx: &Tensor, w: &Tensor, dtype: DType) -> Tensor {

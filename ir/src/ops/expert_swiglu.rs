@@ -11,19 +11,19 @@ pub const ATTRS: &[AttrSpec] = &[];
 /// Errors: `ir::contract`, `ir::dtype`.
 /// Source: `mlp.experts.*.{gate,up}_proj`.
 pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
-    let (x, idx) = (ranked(float(t, 0)?, 0, 2)?, index(t, 1, 2)?);
+    let (x, idx) = (ranked(activation(t, 0)?, 0, 2)?, index(t, 1, 2)?);
     let (gate, up) = (ranked(matrix(t, 2)?, 2, 3)?, ranked(matrix(t, 3)?, 3, 3)?);
     if gate != up {
         return Err(TypeError::contract(format!("expert_swiglu: gate {gate} and up {up} differ")));
     }
     expert_linear::check(x, idx, gate)?;
-    Ok(vec![with_shape(x, x.dtype, [idx.shape[0], idx.shape[1], gate.shape[1]])])
+    Ok(vec![with_shape(x, x.dtype.expressed(), [idx.shape[0], idx.shape[1], gate.shape[1]])])
 }
 
 pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
     let project = |w: &Tensor| expert_linear::routed(x[0], x[1], w, DType::F32);
     let (gate, up) = (project(x[2]), project(x[3]));
-    vec![add::zip(&gate.map(silu::value), &up, |g, u| g * u).narrow(x[0].dtype)]
+    vec![add::zip(&gate.map(silu::value), &up, |g, u| g * u).narrow(x[0].dtype.expressed())]
 }
 
 #[cfg(test)]

@@ -6,12 +6,12 @@ pub const ATTRS: &[AttrSpec] = &[];
 ///
 ///     y[.., n] = sum_k x[.., k] * w[n, k]
 ///
-/// * `x` float `[.., K]`      * `w` float or quantized `[N, K]`      * result: type of `x`, `[.., N]`
+/// * `x` float or int8 rows `[.., K]`      * `w` float or quantized `[N, K]`      * result: type that `x` stands for, `[.., N]`
 ///
 /// Errors: `ir::contract` if the contracted sizes differ.
 /// Source: every `*_proj` of the checkpoint; torch's `Linear` without bias.
 pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
-    let (x, w) = (float(t, 0)?, ranked(matrix(t, 1)?, 1, 2)?);
+    let (x, w) = (activation(t, 0)?, ranked(matrix(t, 1)?, 1, 2)?);
     let k = last(x, 0)?;
     if k != w.shape[1] {
         let message = format!("linear: contracted sizes differ: k = {k} in {x}, k = {} in {w}", w.shape[1]);
@@ -21,7 +21,7 @@ pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
 }
 
 pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
-    vec![product(x[0], x[1], x[0].dtype)]
+    vec![product(x[0], x[1], x[0].dtype.expressed())]
 }
 
 /// `x w^T` rounded to `dtype`.
@@ -42,6 +42,7 @@ mod tests {
         gives("linear", &["f32[T, 3] = 1..7", "f32[2, 3] = 1 0 -1 2 2 2"], "", &["f32[T, 2] = -2 12 -2 30"]);
         // 257 is no bf16: one rounding, after the sum.
         gives("linear", &["bf16[1, 2] = 256 1", "f32[1, 2] = 1 1"], "", &["bf16[1, 1] = 256"]);
+        gives("linear", &["int8r_bf16[1, 2] = 256 1", "int8r[1, 2] = 1 1"], "", &["bf16[1, 1] = 256"]);
         gives("linear", &["f32[T, 1, 2] = 1 2 3 4", "fp8b128[1, 2] = 0.5 1"], "", &["f32[T, 1, 1] = 2.5 5.5"]);
     }
 

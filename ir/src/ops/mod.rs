@@ -123,6 +123,7 @@ ops! {  // surface name / operand count          one place: ir/src/ops/<name>.rs
     Concat       = "concat"        / 2 => concat;
     Permute      = "permute"       / 1 => permute;
     Convert      = "convert"       / 1 => convert;
+    Quantize     = "quantize"      / 1 => quantize;
     Transfer     = "transfer"      / 1 => transfer;
     Write        = "write"         / 6 => write;
     Read         = "read"          / 2 => read;
@@ -207,6 +208,16 @@ pub(crate) fn float<'a>(t: &[&'a Type], i: usize) -> Result<&'a TensorType, Type
     if x.dtype.is_float() { Ok(x) } else { Err(TypeError::wants("ir::dtype", i, "be f32, bf16 or f16", x)) }
 }
 
+/// Activations: float, or int8 codes with a scale a row.
+pub(crate) fn activation<'a>(t: &[&'a Type], i: usize) -> Result<&'a TensorType, TypeError> {
+    let x = tensor(t, i)?;
+    if x.dtype.is_float() || x.dtype.quantized_row(0).is_some() {
+        Ok(x)
+    } else {
+        Err(TypeError::wants("ir::dtype", i, "be f32, bf16, f16 or int8 rows", x))
+    }
+}
+
 /// A matrix operand: float or quantized.
 pub(crate) fn matrix<'a>(t: &[&'a Type], i: usize) -> Result<&'a TensorType, TypeError> {
     let x = tensor(t, i)?;
@@ -235,9 +246,9 @@ pub(crate) fn last(x: &TensorType, i: usize) -> Result<Dim, TypeError> {
     x.shape.last().copied().ok_or_else(|| TypeError::wants("ir::rank", i, "have an axis", x))
 }
 
-/// `x` with another last axis.
+/// `x` with another last axis, of the float type that its values stand for.
 pub(crate) fn with_last(x: &TensorType, d: Dim) -> Type {
-    let mut r = x.clone();
+    let mut r = TensorType { dtype: x.dtype.expressed(), ..x.clone() };
     if let Some(l) = r.shape.last_mut() {
         *l = d;
     }

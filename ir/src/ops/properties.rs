@@ -65,6 +65,42 @@ proptest! {
             return %3, %4", &batch, seed)?;
     }
 
+    /// Codes are inside every form as they are between the plain operations.
+    #[test]
+    fn quantized_projections_are_their_plain_forms((batch, seed) in any_batch()) {
+        pairs_agree("f32[T, 36], f32[T, 36]", "
+            %0 = quantize %x {dtype = int8r} : int8r[T, 24]
+            %1 = quantize %wg {dtype = int8r} : int8r[36, 24]
+            %2 = quantize %wu {dtype = int8r} : int8r[36, 24]
+            %3 = linear %0, %1 : f32[T, 36]
+            %4 = silu %3 : f32[T, 36]
+            %5 = linear %0, %2 : f32[T, 36]
+            %6 = mul %4, %5 : f32[T, 36]
+            %7 = swiglu %0, %1, %2 : f32[T, 36]
+            return %6, %7", &batch, seed)?;
+    }
+
+    /// No value moves by more than half a step, and what is quantized already stays as it is.
+    #[test]
+    fn quantization_rounds_to_the_nearest_code((batch, seed) in any_batch()) {
+        let g = graph("f32[T, 24], f32[T, 24], f32[T, 24], f32[T, 24]", "
+            %0 = quantize %x {dtype = int8r} : int8r[T, 24]
+            %1 = quantize %0 {dtype = int8r} : int8r[T, 24]
+            %2 = quantize %x {dtype = int4g32} : int4g32[T, 24]
+            %3 = convert %0 {dtype = f32} : f32[T, 24]
+            %4 = convert %1 {dtype = f32} : f32[T, 24]
+            %5 = convert %2 {dtype = f32} : f32[T, 24]
+            return %x, %3, %4, %5");
+        let y = outputs(&g, &batch, seed);
+        prop_assert!(distance(y[2].floats(), y[1].floats()) < 1e-6);
+        for r in 0..y[0].rows() {
+            let largest = y[0].row(r).iter().fold(0f32, |m, v| m.max(v.abs()));
+            let far = |i: usize| y[0].row(r).iter().zip(y[i].row(r)).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            prop_assert!(far(1) <= 0.5001 * largest / 127.0);
+            prop_assert!(far(3) <= 1.001 * largest / 8.0, "all but the mirror image of the extreme are within half of this");
+        }
+    }
+
     #[test]
     fn add_norm_is_its_plain_form((batch, seed) in any_batch()) {
         pairs_agree("f32[T, 24], f32[T, 24], f32[T, 24], f32[T, 24]", "

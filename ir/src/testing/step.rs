@@ -166,6 +166,7 @@ impl Builder<'_> {
                 let (x, dtype) = (self.value(), self.of(&[DType::F32, DType::Bf16, DType::F16]));
                 self.node(op, &[x], attrs(&[("dtype", Attr::DType(dtype))]))
             }
+            Op::Quantize => self.quantized_product(),
             Op::Transfer => {
                 let x = self.value();
                 let away = self.node(op, &[x], attrs(&[("device", text("gpu1"))]))?;
@@ -273,6 +274,17 @@ impl Builder<'_> {
                 self.node(op, &operands, attrs(&[]))
             }
         }
+    }
+
+    /// `linear` of quantized activations; codes are of no use to other operations.
+    fn quantized_product(&mut self) -> Option<Vec<Ref>> {
+        let (x, n) = (self.value(), self.width());
+        let t = self.tensor(x).clone();
+        let (k, q) = (t.shape.last()?.as_fixed()?, Quant::activation(t.dtype)?);
+        let w = self.of(&[Quant::INT8_R, Quant::INT4_G32]);
+        let w = self.weight(DType::Quant(w), &[n, k]);
+        let codes = self.node(Op::Quantize, &[x], attrs(&[("dtype", Attr::DType(DType::Quant(q)))]))?;
+        self.node(Op::Linear, &[codes[0], w], attrs(&[]))
     }
 
     fn router_op(&mut self, op: Op) -> Option<Vec<Ref>> {

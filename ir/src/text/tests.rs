@@ -3,7 +3,9 @@
 use super::*;
 use crate::graph::{Attr, Attrs, Float, Graph, ParamKind};
 use crate::ops::{Op, attrs};
-use crate::types::{Code, DType, Device, Dim, Quant, ScaleType, StateKind, StateType, Symbol, TensorType, Type};
+use crate::types::{
+    Code, DType, Device, Dim, Expressed, Quant, ScaleType, StateKind, StateType, Symbol, TensorType, Type,
+};
 use proptest::prelude::*;
 
 fn t(shape: &[u64]) -> TensorType {
@@ -58,7 +60,13 @@ fn odd_names_and_all_types() {
     g.param("", ParamKind::Input, TensorType::new(DType::U32, []));
     let elems = Code::ALL.into_iter().zip(ScaleType::ALL.into_iter().cycle());
     for (i, (elem, scale)) in elems.enumerate() {
-        let q = Quant { elem, scale, block: [i as u32 * 7, 128], zero: i % 2 == 0 };
+        let q = Quant {
+            elem,
+            scale,
+            block: [i as u32 * 7, 128],
+            zero: i % 2 == 0,
+            expressed: [Expressed::F32, Expressed::Bf16][i / 2 % 2],
+        };
         g.param(format!("q{i}"), ParamKind::Input, TensorType::new(DType::Quant(q), [Dim::fixed(u64::MAX)]));
     }
     for (name, q) in Quant::ALIASES {

@@ -5,7 +5,9 @@ use super::lex::Token;
 use super::parse::{MAX_RANK, Parsed, Parser};
 use crate::graph::{Attr, Attrs, Float};
 use crate::ops::{AttrKind, Op};
-use crate::types::{Code, DType, Device, Dim, Quant, ScaleType, StateKind, StateType, Symbol, TensorType, Type};
+use crate::types::{
+    Code, DType, Device, Dim, Expressed, Quant, ScaleType, StateKind, StateType, Symbol, TensorType, Type,
+};
 use std::ops::Range;
 
 /// Longest list of an attribute.
@@ -92,9 +94,9 @@ impl Parser<'_> {
             return Err(self.error_at("ir::dtype", span, "the codes are e4m3, e2m1, i8 and i4".into(), None));
         };
         self.expect(b',', FORM)?;
-        let (name, span) = self.word("a scale: f32 or ue8m0")?;
+        let (name, span) = self.word("a scale: f32, f16 or ue8m0")?;
         let Some(scale) = ScaleType::ALL.into_iter().find(|s| s.name() == name) else {
-            return Err(self.error_at("ir::dtype", span, "the scales are f32 and ue8m0".into(), None));
+            return Err(self.error_at("ir::dtype", span, "the scales are f32, f16 and ue8m0".into(), None));
         };
         self.expect(b',', FORM)?;
         let rows = self.number("rows of a block")?;
@@ -102,12 +104,18 @@ impl Parser<'_> {
         let Some(cols) = by.strip_prefix('x').and_then(|n| n.parse().ok()) else {
             return Err(self.error_at("ir::syntax", span, format!("a block is written 128x128, {FORM}"), None));
         };
-        let zero = self.eat(b',');
-        if zero && !self.eat_word("zero") {
-            return Err(self.expected("`zero`"));
+        let mut q = Quant::of(elem, scale, [rows, cols]);
+        while self.eat(b',') {
+            if !q.zero && q.expressed == Expressed::F32 && self.eat_word("zero") {
+                q.zero = true;
+            } else if q.expressed == Expressed::F32 && self.eat_word("bf16") {
+                q.expressed = Expressed::Bf16;
+            } else {
+                return Err(self.expected("`zero` or `bf16`"));
+            }
         }
         self.expect(b'>', FORM)?;
-        Ok(DType::Quant(Quant { elem, scale, block: [rows, cols], zero }))
+        Ok(DType::Quant(q))
     }
 
     fn device_suffix(&mut self) -> Parsed<Device> {

@@ -12,10 +12,7 @@ fn printed_types() {
         (DType::Quant(Quant::FP8_B128), "fp8b128"),
         (DType::Quant(Quant::INT8_R), "int8r"),
         (DType::Quant(zero_point), "quant<e4m3, f32, 128x128, zero>"),
-        (
-            DType::Quant(Quant { elem: Code::E2m1, scale: ScaleType::Ue8m0, block: [1, 16], zero: false }),
-            "quant<e2m1, ue8m0, 1x16>",
-        ),
+        (DType::Quant(Quant::of(Code::E2m1, ScaleType::Ue8m0, [1, 16])), "quant<e2m1, ue8m0, 1x16>"),
     ];
     for (dtype, text) in cases {
         assert_eq!(dtype.to_string(), text);
@@ -76,11 +73,21 @@ fn bytes_with_partial_blocks() {
     assert_eq!(bytes(DType::Quant(Quant::FP8_B128E8), &[2, 129, 1]), 2 * (129 + 2));
     // One scale a row; 4-bit codes are packed.
     assert_eq!(bytes(DType::Quant(Quant::INT8_R), &[7, 9]), 7 * 9 + 7 * 4);
-    assert_eq!(bytes(DType::Quant(Quant::INT4_G32), &[3, 33]), 50 + 3 * 2 * 4);
+    assert_eq!(bytes(DType::Quant(Quant::INT4_G32), &[3, 33]), 50 + 3 * 2 * 2);
     assert_eq!(bytes(DType::Quant(Quant::FP8_R128), &[256]), 256 + 2 * 4);
     assert_eq!(bytes(DType::Quant(Quant::FP8_R128), &[u64::MAX, u64::MAX, 2]), u64::MAX);
     let symbolic = TensorType::new(DType::F32, [Dim::symbol(Symbol::T), Dim::fixed(8)]);
     assert_eq!((symbolic.bytes(&SIZES), symbolic.elements(&SIZES), symbolic.fixed_shape()), (160, 40, None));
+}
+
+#[test]
+fn rows_of_codes_carry_their_scale() {
+    let row = RowLayout::of(70);
+    assert_eq!(row, RowLayout { depth: 128, offsets: 128, scale: 192, bytes: 256 });
+    let t = |dtype| TensorType::new(dtype, [Dim::symbol(Symbol::T), Dim::fixed(3), Dim::fixed(70)]);
+    assert_eq!(t(DType::Quant(Quant::INT8_R_BF16)).value_bytes(&SIZES), 5 * 3 * 256);
+    assert_eq!(t(DType::Bf16).value_bytes(&SIZES), 5 * 3 * 70 * 2);
+    assert_eq!(DType::Quant(Quant::INT8_R_BF16).expressed(), DType::Bf16);
 }
 
 #[test]

@@ -164,7 +164,12 @@ impl Table {
                 value(What::Values(op.infer(&types, &attrs).map_err(|e| format!("{}: {e}", op.name()))?))
             }
         };
-        Ok(Facts { constant: node.children().iter().all(|c| self.facts(*c).constant), ..facts })
+        let quantized = matches!(node, Node::Op(Op::Quantize, _));
+        Ok(Facts {
+            constant: node.children().iter().all(|c| self.facts(*c).constant),
+            parameter: quantized && node.operands().iter().all(|c| self.facts(*c).parameter),
+            ..facts
+        })
     }
 
     /// Type of a single value.

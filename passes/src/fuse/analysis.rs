@@ -22,7 +22,7 @@ pub struct Facts {
     pub what: What,
     /// Depends on weights alone.
     pub constant: bool,
-    /// A weight as the checkpoint holds it.
+    /// A weight as the checkpoint holds it, or as it was quantized before fusion.
     pub parameter: bool,
     /// How a certificate names the class: its first term.
     pub term: Option<Term>,
@@ -74,7 +74,11 @@ impl Analysis<Enode> for Typing {
                 let input = &egraph.analysis.inputs[*i as usize];
                 (input.constant, input.parameter)
             }
-            Enode::Op(..) | Enode::Proj(_) => (enode.operands().iter().all(|id| egraph[*id].data.constant), false),
+            Enode::Op(op, _) => {
+                let all = |fact: fn(&Facts) -> bool| enode.operands().iter().all(|id| fact(&egraph[*id].data));
+                (all(|f| f.constant), *op == Op::Quantize && all(|f| f.parameter))
+            }
+            Enode::Proj(_) => (enode.operands().iter().all(|id| egraph[*id].data.constant), false),
         };
         let term = if let Enode::Attr(a) = enode { Some(Term::Attr(a.clone())) } else { None };
         Facts { what, constant, parameter, term }

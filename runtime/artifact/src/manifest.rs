@@ -82,6 +82,13 @@ pub struct NumericsInfo {
     pub activations: String,
     /// The strongest class of rewrites that was allowed: `exact`, `reassociates`, `requantizes`, `approximates`.
     pub class: String,
+    /// What matrices were quantized to: `int8`, `int4`; `none` if they have the types of the checkpoint.
+    #[serde(default = "no_quant")]
+    pub quant: String,
+}
+
+fn no_quant() -> String {
+    "none".into()
 }
 
 /// How the forms of the model were found.

@@ -16,7 +16,7 @@ pub struct Args {
     /// Compare with what a reference computed: a safetensors file with prompt_ids, generated_ids, prefill_logits, decode_logits
     #[arg(long, value_name = "FILE")]
     golden: Option<PathBuf>,
-    /// Largest difference of a logit that passes [default: 1e-3 with f32 activations, else none]
+    /// Largest difference of a logit that passes [default: 1e-3 with f32 activations and weights as they were, else none]
     #[arg(long, requires = "golden", value_name = "X", allow_negative_numbers = true)]
     tolerance: Option<f64>,
     /// Compute the perplexity of a text

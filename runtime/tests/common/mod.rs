@@ -119,7 +119,7 @@ fn about(kind: &Kind<'_>) -> About {
             active_parameters: 1,
         },
         context: CONTEXT,
-        numerics: NumericsInfo { activations: "f32".into(), class: "exact".into() },
+        numerics: NumericsInfo { activations: "f32".into(), class: "exact".into(), quant: "none".into() },
         fusion: FusionInfo::default(),
         tokens: TokensInfo { bos: Some(0), eos: vec![1, 2] },
     }

@@ -46,7 +46,8 @@ impl<'a, 'k> Experts<'a, 'k> {
         x.dense_rows(k, "x")?;
         let (experts, slots, depth) = (k.fixed(matrix, 0)?, k.fixed(1, 1)?, k.fixed(matrix, 2)?);
         let size = x.mem.store.bytes();
-        let row_bytes = (depth * size).next_multiple_of(64);
+        let codes = k.tensor_type(0)?.dtype.quantized_row(depth);
+        let row_bytes = codes.map_or((depth * size).next_multiple_of(64), |row| row.bytes);
         let base = k.scratch();
         let ints = |p: Val<'a>| Mem::new(p, Store::I32);
         let gathered = base.plus((4 * (2 * experts + 16)).next_multiple_of(64));
@@ -85,6 +86,11 @@ impl<'a, 'k> Experts<'a, 'k> {
                 let from =
                     if self.x.rank() == 3 { self.x.at(&[token, slot % self.slots]) } else { self.x.at(&[token]) };
                 let to = self.gathered.at(i * self.stride);
+                if from.store == Store::I8 {
+                    let words = |m: Mem<'a>| Mem::new(m.base, Store::I32);
+                    let (to, from) = (words(to), words(from));
+                    return by16(f, self.stride / 4, |at, n| copy16(to.at(at), from.at(at), n));
+                }
                 by16(f, self.depth, |at, n| copy16(to.at(at), from.at(at), n));
             });
         });

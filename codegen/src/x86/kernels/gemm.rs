@@ -1,6 +1,7 @@
 //! Rows x panels: how the GEMM kernels cover a matrix with register tiles.
 
 use super::amx::Tiles;
+use super::codes::Codes;
 use super::packed::{Packed, Panel, Weight};
 use super::tile::{Ahead, Mode, Rows, Start, Tile};
 use crate::dsl::*;
@@ -108,8 +109,9 @@ impl<'a> Gemm<'a> {
             return self.blocked(rows, count, part, 128, store);
         }
         // By the group, not by `width`: a panel is summed up in the same blocks whoever computes it with how many others.
+        let codes = self.mode == Mode::Codes;
         let line = weight.bytes() * u64::from(self.group * matrices.len() as u32) * 16;
-        if k * line > PASS_BYTES {
+        if !codes && k * line > PASS_BYTES {
             return self.blocked(rows, count, part, (BLOCK_BYTES / line).next_multiple_of(128), store);
         }
         let panels = part.each(|m, j| m.panel(panel + u64::from(j)));
@@ -170,16 +172,20 @@ impl<'a> Gemm<'a> {
     /// One pass over K, or a block of it. With sums they are added to; without, `store` gets the first row, the sums
     /// `[matrix, panel][row]` and which panels of the pass they are.
     fn pass(&self, pass: &Pass<'a, '_>, count: Val<'a>, store: &Store16<'a, '_>) {
-        let top = u64::from(self.shapes[0].0);
+        let (top, weight) = (u64::from(self.shapes[0].0), pass.panels[0].weight);
         let passes = (count + (top - 1)) / top;
         let ahead = pass.next.map(|bytes| {
-            let (f, line) = (self.f, pass.panels[0].weight.line_bytes());
+            let (f, line) = (self.f, weight.line_bytes());
             let several = passes.gt(f.i(1));
             let unless_one = |v: Val<'a>| several.select(v, f.i(0));
             (unless_one(f.i(bytes)), unless_one(f.i(line << 16) / passes.max(f.i(1))))
         });
         self.row_blocks(count, |row: Val<'a>, (height, sub): (u32, u32)| {
-            let ahead = ahead.map(|(bytes, rate)| Ahead { bytes, rate, pairs: row / top * (pass.k / 2) });
+            let ahead = ahead.map(|(bytes, rate)| Ahead {
+                bytes,
+                rate,
+                lines: row / top * pass.k.div_ceil(weight.line_depth()),
+            });
             for first in (0..pass.width).step_by(sub as usize) {
                 let here: Vec<u32> = (first..pass.width.min(first + sub)).collect();
                 self.tile(pass, row, height, &here, ahead, store);
@@ -210,7 +216,10 @@ impl<'a> Gemm<'a> {
             scales: &scales,
         });
         let (f, mode, k, rows) = (self.f, self.mode, pass.k, pass.rows.starting_at(row));
-        let values = Tile { f, mode, count: height, rows, panels: &panels, k, start, ahead }.sums();
+        let values = match mode {
+            Mode::Codes => Codes { f, count: height, rows, panels: &panels, k, ahead }.sums(),
+            Mode::Dot | Mode::Wide => Tile { f, mode, count: height, rows, panels: &panels, k, start, ahead }.sums(),
+        };
         let Some(start) = start else { return store(row, &values, here) };
         for (p, column) in values.iter().zip(&places) {
             for (r, v) in p.iter().enumerate() {
@@ -320,7 +329,9 @@ fn shapes(caps: Caps, mode: Mode, weight: Weight, matrices: u32, rows: u32, pane
     let per_matrix =
         |list: &[(u32, u32)]| -> Shapes { list.iter().map(|(r, p)| (*r, p.div_ceil(matrices).max(1))).collect() };
     let mut list = match (caps.avx512, mode, weight) {
-        (true, Mode::Dot, _) => per_matrix(&[(6, 4), (5, 4), (4, 4), (3, 4), (2, 4), (1, 4)]),
+        (true, Mode::Codes, Weight::Int4) => per_matrix(&[(6, 2), (4, 2), (2, 4), (1, 4)]),
+        (false, Mode::Codes, _) => per_matrix(&[(1, 1)]),
+        (true, Mode::Dot | Mode::Codes, _) => per_matrix(&[(6, 4), (5, 4), (4, 4), (3, 4), (2, 4), (1, 4)]),
         (true, Mode::Wide, Weight::F32) => per_matrix(&[(6, 2), (4, 2), (2, 4), (1, 4)]),
         (true, Mode::Wide, _) => per_matrix(&[(8, 2), (4, 2), (2, 4), (1, 4)]),
         (false, _, Weight::F32) if caps.avx2 => per_matrix(&[(2, 1), (1, 1)]),

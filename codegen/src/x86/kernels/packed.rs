@@ -14,20 +14,40 @@ pub enum Weight {
     F16,
     /// e4m3 codes with f32 scales of 128x128 blocks.
     Fp8,
+    /// Codes with an f32 scale a row, for int8 activations.
+    Int8,
+    /// Codes with an f16 scale per 32 of a row, for int8 activations.
+    Int4,
 }
 
 impl Weight {
-    /// Bytes of one pair of the contracted axis for 16 columns.
+    /// Bytes of one line: 16 columns times [`Weight::line_depth`].
     pub fn line_bytes(self) -> u64 {
         match self {
             Self::F32 => 128,
-            Self::Bf16 | Self::F16 => 64,
+            Self::Bf16 | Self::F16 | Self::Int8 => 64,
             Self::Fp8 => 32,
+            Self::Int4 => pack::INT4_BLOCK as u64 / 2,
         }
     }
 
+    /// Elements of the contracted axis in a line.
+    pub fn line_depth(self) -> u64 {
+        match self {
+            Self::F32 | Self::Bf16 | Self::F16 | Self::Fp8 => 2,
+            Self::Int8 => 4,
+            Self::Int4 => 32,
+        }
+    }
+
+    /// Whether activations are int8 rows.
+    pub fn takes_codes(self) -> bool {
+        matches!(self, Self::Int8 | Self::Int4)
+    }
+
+    /// Bytes of one element of a line of pairs.
     pub fn bytes(self) -> u64 {
-        self.line_bytes() / 32
+        self.line_bytes() / (16 * self.line_depth())
     }
 
     pub fn of(dtype: DType) -> Option<Self> {
@@ -36,6 +56,8 @@ impl Weight {
             DType::Bf16 => Some(Self::Bf16),
             DType::F16 => Some(Self::F16),
             DType::Quant(Quant::FP8_B128) => Some(Self::Fp8),
+            DType::Quant(Quant::INT8_R) => Some(Self::Int8),
+            DType::Quant(Quant::INT4_G32) => Some(Self::Int4),
             DType::I32 | DType::U32 | DType::Quant(_) => None,
         }
     }
@@ -67,6 +89,10 @@ impl<'a> Packed<'a> {
             return Err(k.unsupported(format!("operand {i}, {t}, must be packed")));
         }
         let weight = Weight::of(t.dtype).ok_or_else(|| k.unsupported(format!("no kernel for {} matrices", t.dtype)))?;
+        let x = k.tensor_type(0)?;
+        if weight.takes_codes() != x.dtype.quantized_row(0).is_some() {
+            return Err(k.unsupported(format!("no kernel for {} activations and {} matrices", x.dtype, t.dtype)));
+        }
         let shape: Option<Vec<u64>> = t.shape.iter().map(Dim::as_fixed).collect();
         match shape.as_deref() {
             Some([.., n, depth]) => Ok(Self { base: k.input_ptr(i), weight, n: *n, k: *depth }),
@@ -80,7 +106,12 @@ impl<'a> Packed<'a> {
     }
 
     pub fn panel_bytes(&self) -> u64 {
-        pack::panel_bytes(self.k as usize, self.weight.bytes() as usize) as u64
+        let k = self.k as usize;
+        (match self.weight {
+            Weight::Int8 => pack::int8_panel_bytes(k),
+            Weight::Int4 => pack::int4_panel_bytes(k),
+            other => pack::panel_bytes(k, other.bytes() as usize),
+        }) as u64
     }
 
     fn scales_at(&self) -> u64 {
@@ -89,6 +120,9 @@ impl<'a> Packed<'a> {
 
     /// Bytes from one matrix of a stack to the next.
     pub fn matrix_bytes(&self) -> u64 {
+        if self.weight.takes_codes() {
+            return self.panels() * self.panel_bytes();
+        }
         let scales = if self.weight == Weight::Fp8 { self.n.div_ceil(128) * self.k.div_ceil(128) } else { 0 };
         pack::matrix_bytes(self.n as usize, self.k as usize, self.weight.bytes() as usize, scales as usize) as u64
     }

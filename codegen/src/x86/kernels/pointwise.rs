@@ -1,7 +1,7 @@
 //! The family of everything that is not fused, and its element-by-element members.
 
 use super::walk::Sheet;
-use super::{attention_plain, copy, einsum, reduce, rope};
+use super::{attention_plain, copy, einsum, quantize, reduce, rope};
 use crate::EmitError;
 use crate::dsl::*;
 use crate::math;
@@ -19,6 +19,7 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
         Op::Silu => elementwise(k, |v| math::silu(v[0])),
         Op::Sigmoid => elementwise(k, |v| math::sigmoid(v[0])),
         Op::Convert => elementwise(k, |v| v[0]),
+        Op::Quantize => quantize::lower(k),
         Op::Softmax => reduce::softmax(k),
         Op::Normalize => reduce::normalize(k),
         Op::Combine => reduce::combine(k),

@@ -19,10 +19,15 @@ use crate::mem::{Mem, Store};
 pub enum Mode {
     Dot,
     Wide,
+    /// int8 activations; see `codes.rs`.
+    Codes,
 }
 
 impl Mode {
     pub fn of(caps: Caps, activation: Store, weight: Weight) -> Self {
+        if weight.takes_codes() {
+            return Self::Codes;
+        }
         // fp8 is decoded to bf16, exactly.
         let weights = matches!(weight, Weight::Bf16 | Weight::Fp8);
         if caps.dot_bf16 && activation == Store::Bf16 && weights { Self::Dot } else { Self::Wide }
@@ -63,10 +68,23 @@ pub struct Tile<'a, 'b> {
 pub struct Ahead<'a> {
     /// From a line of this pass's panels to the same line of the next ones; 0 if there is one pass only.
     pub bytes: Val<'a>,
-    /// Pairs that earlier passes went over.
-    pub pairs: Val<'a>,
-    /// Bytes to fetch per pair, times 2^16.
+    /// Lines that earlier passes went over.
+    pub lines: Val<'a>,
+    /// Bytes to fetch per line, times 2^16.
     pub rate: Val<'a>,
+}
+
+impl<'a> Ahead<'a> {
+    /// Fetches what belongs to lines `line .. line + lines` of this pass.
+    pub fn fetch(self, f: &'a Fx, panels: &[Panel<'a>], line: Val<'a>, lines: u64) {
+        let offset = self.bytes + ((((self.lines + line) * self.rate) >> 16i64) & -64i64);
+        for p in panels {
+            // There are two passes or more: half of what this one reads is the most that it fetches.
+            for at in (0..(p.weight.line_bytes() * lines).div_ceil(2)).step_by(64) {
+                f.prefetch(p.lines.at(offset).plus(at), 2);
+            }
+        }
+    }
 }
 
 /// Sums so far.
@@ -202,13 +220,8 @@ impl<'a> Tile<'a, '_> {
     }
 
     fn fetch_ahead(&self, pair: Val<'a>, pairs: u64) {
-        let Some(ahead) = self.ahead else { return };
-        let offset = ahead.bytes + ((((ahead.pairs + pair) * ahead.rate) >> 16i64) & -64i64);
-        for p in self.panels {
-            // There are two passes or more: half of what this one reads is the most that it fetches.
-            for line in (0..(p.weight.line_bytes() * pairs).div_ceil(2)).step_by(64) {
-                self.f.prefetch(p.lines.at(offset).plus(line), 2);
-            }
+        if let Some(ahead) = self.ahead {
+            ahead.fetch(self.f, self.panels, pair, pairs);
         }
     }
 
@@ -244,6 +257,7 @@ impl<'a> Tile<'a, '_> {
                 let half = |v: Val<'a>| math::from_f16(v.trunc(Elem::I16));
                 vec![half(both), half(both >> 16i64)]
             }
+            (Mode::Codes, _) | (_, Weight::Int8 | Weight::Int4) => unreachable!("codes have a tile of their own"),
             (Mode::Wide, Weight::Fp8) => {
                 let both = ints(Elem::I16, 16, 32);
                 let value = |v: Val<'a>| math::from_e4m3_scaled(v) * scales[p];
@@ -282,6 +296,7 @@ impl<'a> Tile<'a, '_> {
                 let args = [acc[0].get(), line[0], a[0]];
                 acc[0].set(self.f.call("llvm.x86.avx512bf16.dpbf16ps.512", V16, &args));
             }
+            (Mode::Codes, _) => unreachable!("codes have a tile of their own"),
             (Mode::Wide, true) => {
                 for (part, columns) in acc.iter().zip(line) {
                     part.set(columns.fma(a[0], part.get()));

@@ -150,6 +150,7 @@ pub fn copy16<'a>(to: Mem<'a>, from: Mem<'a>, lanes: u32) {
     let (elem, align) = match to.store {
         Store::F32 | Store::I32 => (Elem::I32, 4),
         Store::Bf16 | Store::F16 => (Elem::I16, 2),
+        Store::I8 => (Elem::I8, 1),
     };
     let mut done = 0;
     for piece in [16, 8, 4, 2, 1] {

@@ -111,6 +111,7 @@ pub fn copies(op: Op) -> bool {
         | Op::RmsNorm
         | Op::Rope
         | Op::Convert
+        | Op::Quantize
         | Op::Normalize
         | Op::ExpertLinear
         | Op::Combine

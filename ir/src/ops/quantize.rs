@@ -1,0 +1,107 @@
+use super::*;
+use crate::types::{Code, Quant};
+use half::f16;
+
+pub const ATTRS: &[AttrSpec] = &[("dtype", AttrKind::DType)];
+
+/// Values as codes of a few bits with a scale per block of each row.
+///
+///     int8r      scale = max |x| / 127                          code = round(x * (127 / max |x|))
+///     int4g32    scale = f16(x[extreme] / -8)                   code = clamp(round(x / scale), -8, 7)
+///
+/// * `x` float or quantized `[.., K]`; a block is the whole row (int8) or 32 elements of it (int4), the last one may be shorter
+/// * `extreme` is the first element of largest magnitude: it becomes -8, the code without a positive twin
+/// * rounding is to nearest even; a block of zeros has scale 0; a block with a NaN or an infinity has no finite scale
+/// * `dtype` says what the values stand for: f32 for weights, the type of `x` for activations. This is the one operation that
+///   introduces a quantized type; no rewrite introduces this operation.
+///
+/// Errors: `ir::dtype`.
+/// Source: per-token activations and per-channel weights of `LLM.int8()`; blocks of 32 as in GGML's `q4_0`.
+pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
+    let x = matrix(t, 0)?;
+    last(x, 0)?;
+    let dtype = a.dtype("dtype").unwrap_or(DType::U32);
+    let known = [Quant::INT8_R, Quant::INT8_R_BF16, Quant::INT4_G32].map(DType::Quant);
+    if !known.contains(&dtype) {
+        let message = format!("quantize: the result must be int8r, int8r_bf16 or int4g32, found {dtype}");
+        return Err(TypeError::new("ir::dtype", message));
+    }
+    Ok(vec![with_shape(x, dtype, x.shape.iter().copied())])
+}
+
+pub fn eval(x: &[&Tensor], a: &Attrs, _: &Sizes) -> Vec<Tensor> {
+    let Some(DType::Quant(q)) = a.dtype("dtype") else { unreachable!("the type rule checked this attribute") };
+    let values = (0..x[0].rows()).flat_map(|r| blocks(x[0].row(r), q).flat_map(|b| b.values())).collect();
+    vec![Tensor::float(DType::Quant(q), &x[0].shape, values)]
+}
+
+/// One quantized block of a row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Block {
+    /// A value of the scale's stored type.
+    pub scale: f32,
+    pub codes: Vec<i8>,
+}
+
+impl Block {
+    /// What the codes stand for.
+    pub fn values(&self) -> Vec<f32> {
+        self.codes.iter().map(|c| self.scale * f32::from(*c)).collect()
+    }
+}
+
+/// The blocks of a row of values, in order.
+pub fn blocks(row: &[f32], q: Quant) -> impl Iterator<Item = Block> + '_ {
+    let width = if q.block[1] == 0 { row.len() } else { q.block[1] as usize };
+    row.chunks(width.max(1)).map(move |block| if q.elem == Code::I4 { int4(block) } else { int8(block) })
+}
+
+/// The first element of largest magnitude; a NaN is larger than all.
+fn extreme(block: &[f32]) -> f32 {
+    block.iter().copied().fold(0.0, |m: f32, x| if x.is_nan() || x.abs() > m.abs() { x } else { m })
+}
+
+fn int8(block: &[f32]) -> Block {
+    let largest = extreme(block).abs();
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    Block { scale: largest / 127.0, codes: block.iter().map(|x| (x * inverse).round_ties_even() as i8).collect() }
+}
+
+fn int4(block: &[f32]) -> Block {
+    let scale = f16::from_f32(extreme(block) / -8.0).to_f32();
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let code = |x: &f32| (x * inverse).round_ties_even().clamp(-8.0, 7.0) as i8;
+    Block { scale, codes: block.iter().map(code).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::cases::{gives, rejects};
+
+    #[test]
+    fn values() {
+        gives("quantize", &["f32[T, 3] = 127 -0.4 63.5 0 0 0"], "dtype = int8r", &["int8r[T, 3] = 127 0 64 0 0 0"]);
+        // Ties to even; the largest magnitude may be negative.
+        gives("quantize", &["bf16[1, 4] = -254 1 3 100"], "dtype = int8r_bf16", &["int8r_bf16[1, 4] = -254 0 4 100"]);
+        // The extreme is exact, its mirror image is not: 7 is the largest code.
+        gives("quantize", &["f32[1, 4] = -4 4 1.2 0.2"], "dtype = int4g32", &["int4g32[1, 4] = -4 3.5 1 0"]);
+        gives("quantize", &["f32[1, 34] = 8 1*31 0.5 -1"], "dtype = int4g32", &["int4g32[1, 34] = 8 1*31 0.5 -1"]);
+        gives("quantize", &["fp8b128[1, 2] = 448 1"], "dtype = int8r", &["int8r[1, 2] = 448 0"]);
+    }
+
+    #[test]
+    fn nothing_finite_comes_of_nan_and_infinity() {
+        for (bad, q) in [f32::NAN, f32::INFINITY].into_iter().flat_map(|x| [(x, Quant::INT8_R), (x, Quant::INT4_G32)]) {
+            assert!(blocks(&[1.0, bad], q).all(|b| !b.scale.is_finite()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn refused_types() {
+        rejects("quantize", &["f32[3]"], "dtype = bf16", "ir::dtype", "found bf16");
+        rejects("quantize", &["f32[3]"], "dtype = fp8b128", "ir::dtype", "found fp8b128");
+        rejects("quantize", &["i32[3]"], "dtype = int8r", "ir::dtype", "operand 0");
+        rejects("quantize", &["f32[]"], "dtype = int8r", "ir::rank", "operand 0");
+    }
+}
