@@ -112,9 +112,35 @@ fn store(dtype: DType, codes: &[u64]) -> (Vec<u8>, Vec<f32>) {
     }
 }
 
+/// Values of panels of codes, by the definition of the layout.
+fn unpack_codes(bytes: &[u8], ty: &TensorType, q: Quant) -> Vec<f32> {
+    let (count, rows, cols) = matrices(ty);
+    let depth = cols.next_multiple_of(64);
+    let panel = if q.elem == Code::I8 { 16 * depth + 64 } else { depth / 64 * 576 };
+    let per_matrix = bytes.len() as u64 / count;
+    let value = |(m, r, c): (u64, u64, u64)| {
+        let b = &bytes[(m * per_matrix + r / 16 * panel) as usize..];
+        let r = r % 16;
+        if q.elem == Code::I8 {
+            let s = &b[(16 * depth + r * 4) as usize..];
+            let code = i32::from(b[(c / 4 * 64 + r * 4 + c % 4) as usize]) - 128;
+            return code as f32 * f32::from_le_bytes([s[0], s[1], s[2], s[3]]);
+        }
+        let (b, g, c) = (&b[(c / 64 * 576) as usize..], c % 64 / 32, c % 32);
+        let s = &b[(g * 32 + r * 2) as usize..];
+        let byte = b[(64 + g * 256 + c % 16 / 4 * 64 + r * 4 + c % 4) as usize];
+        let code = i32::from(byte >> (c / 16 * 4) & 15) - 8;
+        code as f32 * f16::from_le_bytes([s[0], s[1]]).to_f32()
+    };
+    (0..count).flat_map(|m| (0..rows).flat_map(move |r| (0..cols).map(move |c| (m, r, c)))).map(value).collect()
+}
+
 /// Values of stored bytes, by the definition of the layout.
 fn unpack(bytes: &[u8], ty: &TensorType, layout: &Layout) -> Vec<f32> {
     let (count, rows, cols) = matrices(ty);
+    if let (DType::Quant(q @ (Quant::INT8_R | Quant::INT4_G32)), Layout::Vnni) = (ty.dtype, layout) {
+        return unpack_codes(bytes, ty, q);
+    }
     let element = element_bytes(ty.dtype).unwrap();
     let per_matrix = bytes.len() as u64 / count;
     let packed = *layout == Layout::Vnni;
@@ -165,6 +191,29 @@ fn joined_projections() {
         let ab = w.apply(Op::Concat, &[a, b], &[("axis", Attr::Int(0))]);
         w.check(ab, Layout::Vnni);
         w.check(ab, Layout::Dense);
+    }
+}
+
+/// Of bf16 and of fp8, alone, stacked, joined, cut; the loss is told.
+#[test]
+fn quantized_weights() {
+    for (q, cols) in [(Quant::INT8_R, 70), (Quant::INT4_G32, 64), (Quant::INT4_G32, 129)] {
+        let to = [("dtype", Attr::DType(DType::Quant(q)))];
+        let mut w = World::new();
+        let (a, b) = (w.source("a", DType::Bf16, &[33, cols], None), w.source("b", FP8, &[130, cols], None));
+        let e = w.source("e", DType::Bf16, &[17, cols], Some(3));
+        let [a, b, e] = [a, b, e].map(|v| w.apply(Op::Quantize, &[v], &to));
+        let ab = w.apply(Op::Concat, &[a, b], &[("axis", Attr::Int(0))]);
+        let cut = [("axis", Attr::Int(0)), ("start", Attr::Int(20)), ("len", Attr::Int(50))];
+        let cut = w.apply(Op::Slice, &[ab], &cut);
+        for v in [a, b, e, ab, cut] {
+            w.check(v, Layout::Vnni);
+        }
+        let stored = StoredWeight { expr: WeightExpr::of(&w.graph, ab).unwrap(), layout: Layout::Vnni };
+        let findings = stream(&[stored], &w.files, 2, &mut |_, _| Ok(())).unwrap();
+        let [(0, loss)] = findings.losses[..] else { panic!("{findings:?}") };
+        let within = if q.elem == Code::I8 { 0.002..0.01 } else { 0.04..0.12 };
+        assert!(within.contains(&loss.relative()), "{q:?}: {}", loss.relative());
     }
 }
 

@@ -6,5 +6,6 @@ mod checkpoints;
 mod end_to_end;
 mod explain;
 mod interruptions;
+mod quantized;
 mod support;
 mod usage;
