@@ -37,6 +37,7 @@ fn request(layers: u32, dir: &Path) -> Result<Request, Failure> {
         out: PathBuf::from(dir).join(format!("v3-{layers}.dfz")),
         target: targets::named("x86-avx512-bf16").ok_or("the target is in the table")?,
         activations: Activations::Bf16,
+        quant: None,
         numerics: Numerics::Requantizes,
         shapes_only: true,
         disabled_rules: vec![],

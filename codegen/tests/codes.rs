@@ -130,6 +130,27 @@ fn every_variant() {
     }
 }
 
+#[test]
+fn rows_move_whole() {
+    let mut r = Random(7);
+    for target in targets() {
+        for (t, slots, k) in [(3, 1, 70), (5, 2, 64)] {
+            let dims = [T(), dim(slots), dim(k)];
+            let x = codes::activations(&mut r, DType::Bf16, &dims, &[t, slots as usize, k as usize]);
+            let row = x.bytes.len() / t;
+            let want: Vec<u8> = [2, 0].iter().flat_map(|i| x.bytes[i * row..(i + 1) * row].to_vec()).collect();
+            let ids = Arg::ints(&[Dim::symbol(Symbol::R)], &[2], vec![2, 0]);
+            let case = Case {
+                op: Op::GatherRows,
+                attrs: Attrs::new(),
+                args: vec![x, ids],
+                sizes: Sizes([t as u64, 1, 1, 2, 0]),
+            };
+            assert!(case.results(&target, 2) == [want], "{}", target.name);
+        }
+    }
+}
+
 /// Codes and floats do not meet: such a kernel is refused, not guessed.
 #[test]
 fn float_activations_of_int8_weights_are_refused() {

@@ -90,11 +90,8 @@ pub fn ones(q: Quant, n: usize, k: usize) -> Arg {
     let scales: Vec<f32> = rows.iter().map(|b| b.scale).collect();
     let int4 = q.elem == Code::I4;
     let mut bytes = vec![0; if int4 { pack::int4_panel_bytes(k) } else { pack::int8_panel_bytes(k) }];
-    if int4 {
-        pack::int4_panel(&codes, &scales, k, &mut bytes)
-    } else {
-        pack::int8_panel(&codes, &scales, k, &mut bytes)
-    };
+    let pack = if int4 { pack::int4_panel } else { pack::int8_panel };
+    pack(&codes, &scales, k, &mut bytes);
     let ty = TensorType::new(DType::Quant(q), [dim(n as u64), dim(k as u64)]);
     Arg::new(ty, Layout::Vnni, true, Tensor::float(DType::Quant(q), &[n, k], vec![1.0; n * k]), bytes)
 }

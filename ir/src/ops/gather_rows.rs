@@ -6,14 +6,14 @@ pub const ATTRS: &[AttrSpec] = &[];
 ///
 ///     y[r, ..] = x[rows[r], ..]
 ///
-/// * `x` float or i32 `[T, ..]`      * `rows` i32 `[R]`      * result: type of `x`, `[R, ..]`
+/// * `x` float, i32 or int8 rows `[T, ..]`      * `rows` i32 `[R]`      * result: type of `x`, `[R, ..]`
 ///
 /// Errors: `ir::rank`, `ir::dtype`.
 /// Source: `h[:, -1]` before the head, for several sequences.
 pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
     let (x, rows) = (tensor(t, 0)?, index(t, 1, 1)?);
-    if !(x.dtype.is_float() || x.dtype == DType::I32) {
-        return Err(TypeError::wants("ir::dtype", 0, "be f32, bf16, f16 or i32", x));
+    if !(x.dtype.is_float() || x.dtype == DType::I32 || x.dtype.quantized_row(0).is_some()) {
+        return Err(TypeError::wants("ir::dtype", 0, "be f32, bf16, f16, i32 or int8 rows", x));
     }
     if x.rank() == 0 {
         return Err(TypeError::wants("ir::rank", 0, "have an axis", x));

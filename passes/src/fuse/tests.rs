@@ -7,7 +7,7 @@ use super::saturate::saturate;
 use super::*;
 use crate::canonicalize;
 use deepfuse_ir::testing::{Batch, Sequence, values};
-use deepfuse_ir::{Attr, Op, Sizes, Tensor};
+use deepfuse_ir::{Attr, Op, Quant, Sizes, Tensor};
 use egg::{ENodeOrVar, Id, Language, PatternAst, Subst};
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
@@ -45,7 +45,14 @@ pub(crate) fn region(seed: u64) -> String {
         5 => queries(&mut r, act, w),
         _ => mlp(&mut r, act, w),
     };
-    if r.below(3) == 0 { of_rows(&text) } else { text }
+    let (rows, codes) = (r.below(3) == 0, r.below(4) == 0);
+    let text = if codes { of_codes(&text, r.of(&[Quant::INT8_R, Quant::INT4_G32])) } else { text };
+    if rows { of_rows(&text) } else { text }
+}
+
+/// The region with quantized projections.
+fn of_codes(text: &str, q: Quant) -> String {
+    crate::quantize(deepfuse_ir::text::parse(text).unwrap(), q).unwrap().0.to_string()
 }
 
 /// The region with its results per token selected for the rows that want logits.

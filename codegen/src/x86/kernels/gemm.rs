@@ -329,10 +329,12 @@ fn shapes(caps: Caps, mode: Mode, weight: Weight, matrices: u32, rows: u32, pane
     let per_matrix =
         |list: &[(u32, u32)]| -> Shapes { list.iter().map(|(r, p)| (*r, p.div_ceil(matrices).max(1))).collect() };
     let mut list = match (caps.avx512, mode, weight) {
-        (true, Mode::Codes, Weight::Int4) => per_matrix(&[(6, 2), (4, 2), (2, 4), (1, 4)]),
         (false, Mode::Codes, _) => per_matrix(&[(1, 1)]),
+        // int4 has two sums, of codes and of groups.
+        (true, Mode::Codes, Weight::Int4) | (true, Mode::Wide, Weight::F32) => {
+            per_matrix(&[(6, 2), (4, 2), (2, 4), (1, 4)])
+        }
         (true, Mode::Dot | Mode::Codes, _) => per_matrix(&[(6, 4), (5, 4), (4, 4), (3, 4), (2, 4), (1, 4)]),
-        (true, Mode::Wide, Weight::F32) => per_matrix(&[(6, 2), (4, 2), (2, 4), (1, 4)]),
         (true, Mode::Wide, _) => per_matrix(&[(8, 2), (4, 2), (2, 4), (1, 4)]),
         (false, _, Weight::F32) if caps.avx2 => per_matrix(&[(2, 1), (1, 1)]),
         (false, ..) if caps.avx2 => per_matrix(&[(4, 1), (2, 1), (1, 1)]),

@@ -26,6 +26,7 @@ pub fn rules() -> Vec<Rule> {
         // Along the last axis, which must not be that of the rows.
         select("select-softmax", "(gather_rows (softmax ?x) ?rows)", "(softmax (gather_rows ?x ?rows))").when(&[Premise::HasRows("?x")]),
         select("select-rms-norm", "(gather_rows (rms_norm ?x ?gain ?eps) ?rows)", "(rms_norm (gather_rows ?x ?rows) ?gain ?eps)").when(&[Premise::HasRows("?x")]),
+        select("select-quantize", "(gather_rows (quantize ?x ?dtype) ?rows)", "(quantize (gather_rows ?x ?rows) ?dtype)").when(&[Premise::HasRows("?x")]),
         select("select-linear", "(gather_rows (linear ?x ?w) ?rows)", "(linear (gather_rows ?x ?rows) ?w)").when(&[Premise::HasRows("?x")]),
         select("select-head-linear", "(gather_rows (head_linear ?x ?w) ?rows)", "(head_linear (gather_rows ?x ?rows) ?w)"),
 
