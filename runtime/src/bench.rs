@@ -1,13 +1,13 @@
 //! Measures an artifact: tokens per second of prompts and of decoding, and a table of its kernels.
 
-use crate::pool::{Job, Part, Pool};
+use crate::roofline::{Peak, Roofline};
 use crate::sample::Pcg32;
 use crate::trace::{KernelTotal, Recording};
 use crate::verify::cache_bytes;
 use crate::{Artifact, Error, Feed, Limits, Options, SequenceId, Session, cpu, memory};
 use deepfuse_artifact::interrupt;
 use serde::Serialize;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What is measured.
@@ -16,8 +16,8 @@ pub struct Settings {
     pub prompt_tokens: u32,
     pub new_tokens: u32,
     pub batches: Vec<u32>,
-    /// Tokens in each sequence before the prompt.
-    pub depth: u32,
+    /// Numbers of tokens in each sequence before the prompt, each measured.
+    pub depths: Vec<u32>,
     pub samples: u32,
     /// Most tokens of one batch.
     pub max_tokens: u32,
@@ -31,6 +31,8 @@ pub struct Report {
     pub machine: Machine,
     /// Read bandwidth over the artifact's own weights, by the same threads, once before every sample. Empty for a model below 256 MiB.
     pub read_gb_per_s: Vec<f64>,
+    /// What the arithmetic of this CPU can do at best, by the same threads, measured as often.
+    pub peaks: Vec<Peak>,
     pub rows: Vec<Row>,
     pub kernels: Vec<KernelRow>,
 }
@@ -59,6 +61,8 @@ pub struct Row {
     pub gb_per_s: f64,
     /// That over the read bandwidth measured just before the sample, median; `None` for a model that fits the caches.
     pub of_read_bandwidth: Option<f64>,
+    /// The least time for what the kernels do, sum over kernels of max(bytes / read bandwidth, operations / peak), over the time of all samples.
+    pub of_roofline: Option<f64>,
 }
 
 /// One kernel in one phase, over all samples.
@@ -66,6 +70,7 @@ pub struct Row {
 pub struct KernelRow {
     pub phase: &'static str,
     pub batch: u32,
+    pub depth: u32,
     pub kernel: String,
     pub family: String,
     pub calls: u64,
@@ -75,9 +80,11 @@ pub struct KernelRow {
     /// By the bytes and operations that the plan says are needed.
     pub gb_per_s: f64,
     pub gflop_per_s: f64,
+    /// max(bytes / read bandwidth, operations / peak) over the time; `None` for a model that fits the caches.
+    pub of_roofline: Option<f64>,
 }
 
-/// Runs all samples, interleaved over the batches: every sample of a row has a neighbour of the other rows.
+/// Runs all samples, interleaved over batches and depths: every sample of a row has a neighbour of the other rows.
 ///
 /// The tokens of every sequence are random and differ, as experts would be used by real ones.
 pub fn run(artifact: &Arc<Artifact>, s: &Settings, progress: &mut dyn FnMut(u32, u32)) -> Result<Report, Error> {
@@ -85,7 +92,10 @@ pub fn run(artifact: &Arc<Artifact>, s: &Settings, progress: &mut dyn FnMut(u32,
     let (Some(sequences), true) = (sequences, s.prompt_tokens > 0 && s.samples > 0) else {
         return Err(Error::Usage("a bench needs a batch, prompt tokens and samples, all above 0".into()));
     };
-    let tokens = u64::from(s.depth) + u64::from(s.prompt_tokens) + u64::from(s.new_tokens);
+    let Some(deepest) = s.depths.iter().max() else {
+        return Err(Error::Usage("a bench needs a depth".into()));
+    };
+    let tokens = u64::from(*deepest) + u64::from(s.prompt_tokens) + u64::from(s.new_tokens);
     let context = artifact.manifest().limits.context;
     if tokens > u64::from(context) {
         return Err(Error::Context { tokens, context });
@@ -97,17 +107,16 @@ pub fn run(artifact: &Arc<Artifact>, s: &Settings, progress: &mut dyn FnMut(u32,
     };
     let mut session = Session::load(artifact.clone(), limits, &s.options)?;
     let mut random = Pcg32::new(1);
-    let mut cells: Vec<Cell> = s.batches.iter().flat_map(|b| PHASES.map(|p| Cell::new(p, *b, artifact))).collect();
-    let reader = Reader::new(artifact, s)?;
-    let mut reads = vec![];
+    let shapes = s.batches.iter().flat_map(|b| s.depths.iter().map(move |d| (*b, *d)));
+    let mut cells: Vec<Cell> = shapes.flat_map(|(b, d)| PHASES.map(|p| Cell::new(p, b, d, artifact))).collect();
+    let mut roofline = Roofline::new(artifact, &s.options)?;
     // One round more than samples: the first warms up.
     for round in 0..=s.samples {
         progress(round, s.samples + 1);
         for cells in cells.as_chunks_mut::<2>().0 {
-            let read = reader.as_ref().map(Reader::gb_per_s).transpose()?;
-            let times = sample(&mut session, s, cells[0].batch, &mut random)?;
+            let read = roofline.measure(round > 0)?;
+            let times = sample(&mut session, s, (cells[0].batch, cells[0].depth), &mut random)?;
             if round > 0 {
-                reads.extend(read);
                 for (cell, (seconds, totals)) in cells.iter_mut().zip(times) {
                     cell.add(seconds, &totals, read);
                 }
@@ -119,9 +128,10 @@ pub fn run(artifact: &Arc<Artifact>, s: &Settings, progress: &mut dyn FnMut(u32,
     Ok(Report {
         schema: "deepfuse.bench/1",
         machine: machine(artifact, &session),
-        read_gb_per_s: reads,
-        rows: cells.iter().map(|c| c.row(s)).collect(),
-        kernels: cells.iter().flat_map(|c| c.kernels(artifact)).collect(),
+        rows: cells.iter().map(|c| c.row(s, &roofline)).collect(),
+        kernels: cells.iter().flat_map(|c| c.kernels(s, artifact, &roofline)).collect(),
+        read_gb_per_s: roofline.reads,
+        peaks: roofline.peaks,
     })
 }
 
@@ -130,17 +140,22 @@ const PHASES: [&str; 2] = ["prefill", "decode"];
 type Timed = (f64, Vec<KernelTotal>);
 
 /// Prefill and decode once. Depth and prompt are random; decoding feeds random ids too.
-fn sample(session: &mut Session, s: &Settings, batch: u32, random: &mut Pcg32) -> Result<[Timed; 2], Error> {
+fn sample(
+    session: &mut Session,
+    s: &Settings,
+    (batch, depth): (u32, u32),
+    random: &mut Pcg32,
+) -> Result<[Timed; 2], Error> {
     let vocab = session.artifact().plan().vocab;
     let mut ids = |n: u32| (0..n).map(|_| random.below(vocab)).collect::<Vec<u32>>();
     let sequences: Vec<SequenceId> = (0..batch).map(|_| session.add_sequence()).collect::<Result<_, _>>()?;
     let prompts: Vec<[Vec<u32>; 3]> =
-        (0..batch).map(|_| [ids(s.depth), ids(s.prompt_tokens), ids(s.new_tokens)]).collect();
+        (0..batch).map(|_| [ids(depth), ids(s.prompt_tokens), ids(s.new_tokens)]).collect();
     let feed = |part: usize, logits: usize| {
         let feed = |(id, p): (&SequenceId, _)| Feed { sequence: *id, ids: part_of(p, part), logits };
         sequences.iter().zip(&prompts).map(feed).collect::<Vec<Feed<'_>>>()
     };
-    if s.depth > 0 {
+    if depth > 0 {
         session.step(&feed(0, 0))?;
     }
     let prompt = feed(1, 1);
@@ -175,6 +190,8 @@ fn part_of(parts: &[Vec<u32>; 3], part: usize) -> &[u32] {
 struct Cell {
     phase: &'static str,
     batch: u32,
+    /// Before the prompt.
+    depth: u32,
     seconds: Vec<f64>,
     gb_per_s: Vec<f64>,
     of_read: Vec<f64>,
@@ -182,10 +199,11 @@ struct Cell {
 }
 
 impl Cell {
-    fn new(phase: &'static str, batch: u32, artifact: &Artifact) -> Self {
+    fn new(phase: &'static str, batch: u32, depth: u32, artifact: &Artifact) -> Self {
         Self {
             phase,
             batch,
+            depth,
             seconds: vec![],
             gb_per_s: vec![],
             of_read: vec![],
@@ -206,11 +224,16 @@ impl Cell {
         }
     }
 
-    fn row(&self, s: &Settings) -> Row {
-        let (tokens, depth) = match self.phase {
-            "prefill" => (s.prompt_tokens, s.depth),
-            _ => (s.new_tokens, s.depth + s.prompt_tokens),
-        };
+    /// Tokens that are measured, and those before them.
+    fn tokens(&self, s: &Settings) -> (u32, u32) {
+        match self.phase {
+            "prefill" => (s.prompt_tokens, self.depth),
+            _ => (s.new_tokens, self.depth + s.prompt_tokens),
+        }
+    }
+
+    fn row(&self, s: &Settings, roofline: &Roofline) -> Row {
+        let (tokens, depth) = self.tokens(s);
         let tokens_per_s = f64::from(tokens) * f64::from(self.batch) / median(&self.seconds);
         Row {
             phase: self.phase,
@@ -220,18 +243,20 @@ impl Cell {
             samples_s: self.seconds.clone(),
             gb_per_s: median(&self.gb_per_s),
             of_read_bandwidth: (!self.of_read.is_empty()).then(|| median(&self.of_read)),
+            of_roofline: roofline.least_seconds(&self.totals).map(|least| least / self.seconds.iter().sum::<f64>()),
         }
     }
 
     /// Kernels that were called, the slowest first.
-    fn kernels(&self, artifact: &Artifact) -> Vec<KernelRow> {
+    fn kernels(&self, s: &Settings, artifact: &Artifact, roofline: &Roofline) -> Vec<KernelRow> {
         let all: u64 = self.totals.iter().map(|t| t.nanos).sum();
-        let used = artifact.plan().kernels.iter().zip(&self.totals).filter(|(_, t)| t.calls > 0);
-        let row = |(k, t): (&deepfuse_artifact::plan::Kernel, &KernelTotal)| {
+        let used = artifact.plan().kernels.iter().zip(&self.totals).enumerate().filter(|(_, (_, t))| t.calls > 0);
+        let row = |(i, (k, t)): (usize, (&deepfuse_artifact::plan::Kernel, &KernelTotal))| {
             let nanos = t.nanos.max(1) as f64;
             KernelRow {
                 phase: self.phase,
                 batch: self.batch,
+                depth: self.tokens(s).1,
                 kernel: k.symbol.clone(),
                 family: k.family.clone(),
                 calls: t.calls,
@@ -239,85 +264,13 @@ impl Cell {
                 share: nanos / all.max(1) as f64,
                 gb_per_s: t.bytes / nanos,
                 gflop_per_s: t.operations / nanos,
+                of_roofline: roofline.least_seconds_of(i, t).map(|least| least * 1e9 / nanos),
             }
         };
         let mut rows: Vec<KernelRow> = used.map(row).collect();
         rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         rows
     }
-}
-
-/// Models below this fit caches, so that reading their weights says nothing of memory.
-const READ_LEAST_BYTES: usize = 256 << 20;
-/// Read at most this much at a time.
-const READ_MOST_BYTES: usize = 1 << 30;
-
-/// Reads weights with all threads of a session: the roofline of decoding, on the same pages.
-struct Reader {
-    pool: Mutex<Pool>,
-    artifact: Arc<Artifact>,
-    names: Vec<String>,
-    bytes: usize,
-}
-
-impl Reader {
-    /// `None` for a model that fits caches.
-    fn new(artifact: &Arc<Artifact>, s: &Settings) -> Result<Option<Self>, Error> {
-        let (mut names, mut bytes) = (vec![], 0);
-        for w in &artifact.plan().weights {
-            let len = artifact.weights().get(&w.name).map_or(0, <[u8]>::len);
-            if bytes + len <= READ_MOST_BYTES {
-                names.push(w.name.clone());
-                bytes += len;
-            }
-        }
-        if bytes < READ_LEAST_BYTES {
-            return Ok(None);
-        }
-        let pool = Pool::new(s.options.threads, s.options.pinning)
-            .map_err(|source| Error::System { what: "start the worker threads".into(), source })?;
-        Ok(Some(Self { pool: Mutex::new(pool), artifact: artifact.clone(), names, bytes }))
-    }
-
-    /// Reads everything once.
-    fn gb_per_s(&self) -> Result<f64, Error> {
-        let mut pool = self.pool.lock().expect("one thread uses it");
-        let workers = pool.workers();
-        let start = Instant::now();
-        pool.run(&Reading { reader: self, workers })?;
-        Ok(self.bytes as f64 / start.elapsed().as_secs_f64() / 1e9)
-    }
-}
-
-struct Reading<'a> {
-    reader: &'a Reader,
-    workers: u32,
-}
-
-impl Job for Reading<'_> {
-    fn parts(&self, phase: u32) -> Option<u32> {
-        (phase == 0).then_some(self.workers)
-    }
-
-    fn run(&self, part: Part, _worker: u32) {
-        for name in &self.reader.names {
-            let all = self.reader.artifact.weights().get(name).unwrap_or_default();
-            let share = all.len().div_ceil(part.parts as usize);
-            let mine = all.chunks(share.max(1)).nth(part.index as usize).unwrap_or_default();
-            std::hint::black_box(folded(mine));
-        }
-    }
-}
-
-/// Exclusive or of all words: work that needs every byte and nothing else.
-fn folded(bytes: &[u8]) -> u64 {
-    let mut sums = [0u64; 16];
-    for line in bytes.as_chunks::<128>().0 {
-        for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
-            *sum ^= u64::from_le_bytes(*word);
-        }
-    }
-    sums.iter().fold(0, |a, b| a ^ b)
 }
 
 fn machine(artifact: &Artifact, session: &Session) -> Machine {

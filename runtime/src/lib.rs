@@ -12,7 +12,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! `unsafe` lives in `memory` (mappings), `code` (loading), `program` (calling kernels), `cpu`, `pool`.
+//! `unsafe` lives in `memory` (mappings), `code` (loading), `program` (calling kernels), `cpu`, `pool`, `roofline`.
 
 pub mod batch;
 pub mod bench;
@@ -26,6 +26,7 @@ pub mod memory;
 pub mod pages;
 pub mod pool;
 pub mod program;
+pub mod roofline;
 pub mod sample;
 pub mod session;
 pub mod tokenizer;

@@ -210,14 +210,21 @@ fn bench_and_trace_and_doctor() {
         "--batch",
         "1,4",
         "--depth",
-        "10",
+        "0,10",
         "--threads",
         "2",
     ]);
     assert_eq!((code, v["schema"].as_str()), (0, Some("deepfuse.bench/1")));
     let rows = v["rows"].as_array().unwrap();
-    let shape: Vec<_> = rows.iter().map(|r| (r["phase"].as_str().unwrap(), r["batch"].as_u64().unwrap())).collect();
-    assert_eq!(shape, [("prefill", 1), ("decode", 1), ("prefill", 4), ("decode", 4)]);
+    let shape = |r: &Value| (r["batch"].as_u64().unwrap(), r["depth"].as_u64().unwrap());
+    let of = |phase: &str| rows.iter().filter(|r| r["phase"] == phase).map(shape).collect::<Vec<_>>();
+    assert_eq!(of("prefill"), [(1, 0), (1, 10), (4, 0), (4, 10)]);
+    assert_eq!(of("decode"), [(1, 20), (1, 30), (4, 20), (4, 30)]);
+    let peaks = v["peaks"].as_array().unwrap();
+    let measured =
+        |p: &Value| p["gop_per_s"].as_array().unwrap().len() == 4 * 5 && p["gop_per_s"][0].as_f64().unwrap() > 0.0;
+    assert!(peaks.iter().all(measured), "{peaks:?}");
+    assert!(rows.iter().all(|r| r["of_roofline"].is_null()), "a model in the caches has no bandwidth to compare with");
     assert!(
         rows.iter().all(|r| r["samples_s"].as_array().unwrap().len() == 5 && r["tokens_per_s"].as_f64().unwrap() > 0.0)
     );
