@@ -73,7 +73,14 @@ fn finish(result: Result<bool, Error>, json: bool) -> u8 {
 /// Options of a session from the flags that most verbs have.
 fn options(threads: Option<u32>, prefill_chunk: Option<u32>, force_bucket: Option<String>) -> Options {
     let threads = threads.unwrap_or_else(default_threads);
-    Options { threads, pinning: crate::pool::Pinning::WithCaller, prefill_chunk, force_bucket, context: None }
+    Options {
+        threads,
+        pinning: crate::pool::Pinning::WithCaller,
+        prefill_chunk,
+        force_bucket,
+        context: None,
+        emulate: None,
+    }
 }
 
 /// `1.5 GiB`

@@ -116,20 +116,62 @@ pub fn name() -> String {
     }
 }
 
-/// Asks the system for the AMX tile registers, which it saves only for processes that asked.
-///
-/// Errors: the kernel refuses.
-pub fn request_amx() -> std::io::Result<()> {
-    #[cfg(target_arch = "x86_64")]
-    {
-        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
-        const XFEATURE_XTILEDATA: libc::c_long = 18;
-        // SAFETY: a plain system call without pointers.
-        if unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } != 0 {
-            return Err(std::io::Error::last_os_error());
+/// What stands between code and AMX tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amx {
+    /// The CPU has no tiles, or a virtual machine hides them.
+    Absent,
+    /// The system does not save tile registers (XCR0).
+    NotSaved,
+    /// The system refuses them to this process; the number of the error.
+    Refused(i32),
+    /// This process may use them.
+    Usable,
+}
+
+impl std::fmt::Display for Amx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Absent => f.write_str("this CPU has no AMX tiles"),
+            Self::NotSaved => f.write_str("the system does not save AMX tile registers"),
+            Self::Refused(error) => {
+                write!(f, "the system refuses AMX tile registers: {}", std::io::Error::from_raw_os_error(*error))
+            }
+            Self::Usable => f.write_str("the system allows AMX tiles"),
         }
     }
-    Ok(())
+}
+
+/// Asks the system for the AMX tile registers, which it saves only for processes that asked: once for all threads, asking again changes
+/// nothing.
+pub fn amx() -> Amx {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let tile = ROWS.iter().find(|r| r.name == "amx-tile").expect("a row of the table");
+        amx_from(has(tile), saved_registers() & AMX == AMX, request_tiles)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    Amx::Absent
+}
+
+#[cfg(target_arch = "x86_64")]
+fn amx_from(present: bool, saved: bool, request: impl FnOnce() -> Result<(), i32>) -> Amx {
+    match (present, saved) {
+        (false, _) => Amx::Absent,
+        (true, false) => Amx::NotSaved,
+        (true, true) => request().map_or_else(Amx::Refused, |()| Amx::Usable),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn request_tiles() -> Result<(), i32> {
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_long = 18;
+    // SAFETY: a plain system call without pointers.
+    if unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } == 0 {
+        return Ok(());
+    }
+    Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
 }
 
 #[cfg(all(test, target_arch = "x86_64"))]
@@ -184,5 +226,15 @@ mod tests {
     #[test]
     fn unknown_features_are_missing() {
         assert_eq!(super::missing(&["sse2".into(), "avx9000".into()]), ["avx9000"]);
+    }
+
+    #[test]
+    fn tiles_need_the_cpu_the_system_and_permission() {
+        use super::{Amx, amx_from};
+        assert_eq!(amx_from(false, true, || unreachable!("nothing to ask for")), Amx::Absent);
+        assert_eq!(amx_from(true, false, || unreachable!("nothing to ask for")), Amx::NotSaved);
+        assert_eq!(amx_from(true, true, || Ok(())), Amx::Usable);
+        let refused = amx_from(true, true, || Err(libc::EPERM));
+        assert_eq!(refused.to_string(), "the system refuses AMX tile registers: Operation not permitted (os error 1)");
     }
 }

@@ -12,6 +12,10 @@ pub enum Error {
     Isa { path: PathBuf, target: String, needed: Vec<String>, missing: Vec<String>, present: Vec<String> },
     #[error("{}: {reason}", path.display())]
     Code { path: PathBuf, reason: String },
+    #[error("{0}")]
+    Tiles(String),
+    #[error("an emulated instruction failed: {0}")]
+    Emulation(crate::isa::Fault),
     #[error("{what}: {source}")]
     System { what: String, source: std::io::Error },
     #[error("not enough memory for {what}")]
@@ -78,6 +82,8 @@ impl Error {
             Self::Artifact(e) => (e.code(), e.exit()),
             Self::Isa { .. } => ("runtime::isa", exit::REJECTED),
             Self::Code { .. } => ("runtime::code", exit::REJECTED),
+            Self::Tiles(_) => ("runtime::tiles", exit::ENVIRONMENT),
+            Self::Emulation(_) => ("runtime::emulation", exit::BUG),
             Self::System { .. } => ("runtime::system", exit::ENVIRONMENT),
             Self::Memory { .. } => ("runtime::memory", exit::RESOURCES),
             Self::Unsupported(_) => ("runtime::unsupported", exit::UNSUPPORTED),
@@ -118,11 +124,16 @@ impl Error {
         let r = Report::new(self.code(), self.exit(), self.to_string());
         match self {
             Self::Artifact(e) => e.report(),
-            Self::Isa { path, target, needed, present, .. } => {
-                r.file(path).values(format!("{target} ({})", needed.join(" ")), present.join(" ")).help(
-                    "compile the checkpoint on this machine with --target native, or with the name of a smaller target",
-                )
+            Self::Isa { path, target, needed, missing, present } => {
+                let only_tiles = missing.iter().all(|f| f.starts_with("amx-"));
+                let emulation = if only_tiles { "; --emulate amx runs it here, slowly" } else { "" };
+                r.file(path).values(format!("{target} ({})", needed.join(" ")), present.join(" ")).help(format!(
+                    "compile the checkpoint on this machine with --target native, or with the name of a smaller target{emulation}"
+                ))
             }
+            Self::Tiles(_) => r.help(
+                "Linux gives tiles since 5.16, unless a sandbox forbids arch_prctl; --emulate amx does without, slowly, and a smaller --target of `compile` for good",
+            ),
             Self::Code { path, .. } => r.file(path).help("compile the checkpoint again"),
             Self::System { .. } => r.help("`deepfuse-run doctor` shows what this machine allows"),
             Self::Memory { needed, available, .. } => r
@@ -144,7 +155,7 @@ impl Error {
             Self::Input { path, .. } => r.file(path),
             Self::NotFinite { .. } => r.help("are there NaN or Inf in the weights? `verify` counts them"),
             Self::NoTokenizer => r.help("give the prompt as --ids"),
-            Self::Panicked => r.help("please report this with the command that led to it"),
+            Self::Panicked | Self::Emulation(_) => r.help("please report this with the command that led to it"),
             _ => r,
         }
     }

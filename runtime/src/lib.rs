@@ -22,6 +22,7 @@ pub mod cpu;
 pub mod error;
 pub mod generate;
 pub mod golden;
+pub mod isa;
 pub mod memory;
 pub mod pages;
 pub mod pool;

@@ -3,13 +3,15 @@
 use crate::Error;
 use crate::batch::{Batch, BatchSizes};
 use crate::code::{Code, Entry};
+use crate::isa::{self, Emulate, Fault};
 use crate::memory::Region;
-use crate::pool::{Job, Panicked, Part, Pool};
+use crate::pool::{Job, Part, Pool};
 use crate::trace::{self, Recorder};
 use deepfuse_artifact::Artifact;
 use deepfuse_artifact::plan::{Action, Arena, Arg, Assumptions, BucketPlan, Kernel, Plan, Symbol};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// Largest values of the symbols.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +53,7 @@ pub struct Prepared {
     args: Vec<u64>,
     /// Where in `args` the address of the logits stands.
     logits: Vec<usize>,
+    emulate: Option<Emulate>,
 }
 
 /// Everything that kernels touch, apart from batch inputs.
@@ -121,7 +124,7 @@ pub fn prepare(
     entries: &[Entry],
     memory: &Memory,
     batch: &Batch,
-    limits: SymbolLimits,
+    (limits, emulate): (SymbolLimits, Option<Emulate>),
 ) -> Result<Prepared, Error> {
     let plan = artifact.plan();
     let address = |arg: &Arg| match *arg {
@@ -147,6 +150,7 @@ pub fn prepare(
         parts: vec![],
         args: vec![],
         logits: vec![],
+        emulate,
     };
     for action in &b.actions {
         let args = p.args.len();
@@ -191,7 +195,7 @@ impl Prepared {
         sizes: BatchSizes,
         logits: u64,
         recorder: &Recorder,
-    ) -> Result<(), Panicked> {
+    ) -> Result<(), Error> {
         let symbols = [sizes.tokens, sizes.sequences, sizes.pages, sizes.rows].map(u64::from);
         for step in &self.steps {
             if let Step::Launch { args, .. } = step {
@@ -207,7 +211,9 @@ impl Prepared {
             *parts = parts_of(&plan.kernels[kernel as usize], sizes, pool.workers());
         }
         recorder.mark(0);
-        pool.run(&Running { steps: self, recorder })
+        let running = Running { steps: self, recorder, fault: OnceLock::new() };
+        pool.run(&running)?;
+        running.fault.into_inner().map_or(Ok(()), |fault| Err(Error::Emulation(fault)))
     }
 }
 
@@ -229,6 +235,8 @@ fn parts_of(kernel: &Kernel, sizes: BatchSizes, workers: u32) -> u32 {
 struct Running<'a> {
     steps: &'a Prepared,
     recorder: &'a Recorder,
+    /// The first fault of an emulated instruction: nothing runs after it.
+    fault: OnceLock<Fault>,
 }
 
 impl Job for Running<'_> {
@@ -247,6 +255,14 @@ impl Job for Running<'_> {
         let args = &self.steps.args;
         let start = self.recorder.part_start();
         match self.steps.steps[index] {
+            _ if self.fault.get().is_some() => {}
+            // SAFETY: as below.
+            Step::Launch { entry, args: at, .. } if self.steps.emulate.is_some() => unsafe {
+                if let Err(fault) = isa::call(entry, args[at..].as_ptr(), phase, part.index, part.parts) {
+                    // Another worker's came first.
+                    let _ = self.fault.set(fault);
+                }
+            },
             // SAFETY: the arguments are those that the plan gives this kernel: five sizes within their limits and pointers to memory of
             // the size that the kernel was compiled for. The pool keeps phases and launches apart.
             Step::Launch { entry, args: at, .. } => unsafe {

@@ -3,11 +3,12 @@
 use crate::batch::{Batch, BatchLimits, BatchSizes, Feed};
 use crate::code::Code;
 use crate::error::Error;
+use crate::isa::{self, Emulate};
+use crate::memory;
 use crate::pages::{Pages, SequenceId};
 use crate::pool::{Pinning, Pool};
 use crate::program::{self, Memory, Prepared, SymbolLimits};
 use crate::trace::{Recorder, Recording};
-use crate::{cpu, memory};
 use deepfuse_artifact::plan::{Plan, StateKind};
 use deepfuse_artifact::{Artifact, PAGE_TOKENS, manifest};
 use std::sync::Arc;
@@ -33,6 +34,8 @@ pub struct Options {
     pub force_bucket: Option<String>,
     /// Longest sequence, if it should be shorter than the model allows.
     pub context: Option<u32>,
+    /// Instructions to execute in software where the artifact's code has them.
+    pub emulate: Option<Emulate>,
 }
 
 impl Options {
@@ -44,6 +47,7 @@ impl Options {
             prefill_chunk: None,
             force_bucket: None,
             context: None,
+            emulate: None,
         }
     }
 }
@@ -74,13 +78,13 @@ pub struct Session {
 impl Session {
     /// Loads the code, reserves all memory, starts the threads. Weights stay mapped; nothing is read ahead.
     ///
-    /// Errors: exit 5 if the code is for another CPU, 7 if memory is missing, 2 for limits that fit nothing.
+    /// Errors: exit 5 if the code is for another CPU, 6 if the system refuses what it needs, 7 if memory is missing, 2 for limits that fit nothing.
     pub fn load(artifact: Arc<Artifact>, limits: Limits, options: &Options) -> Result<Self, Error> {
         let (plan, about) = (artifact.plan(), artifact.manifest());
         if about.shapes_only {
             return Err(deepfuse_artifact::Error::ShapesOnly { path: artifact.path().to_owned() }.into());
         }
-        check_isa(&artifact)?;
+        isa::prepare(&artifact, options.emulate)?;
         let context = context_limit(about.limits.context, options.context)?;
         let (pages, per_sequence) = page_limits(plan, limits, context)?;
         let max_tokens = limits.max_tokens;
@@ -105,7 +109,7 @@ impl Session {
             pages,
             rows: max_rows,
         });
-        let prepare = |b| program::prepare(&artifact, b, &entries, &memory, &batch, symbols);
+        let prepare = |b| program::prepare(&artifact, b, &entries, &memory, &batch, (symbols, options.emulate));
         let buckets: Vec<Prepared> = plan.buckets.iter().map(prepare).collect::<Result<_, _>>()?;
         let forced = options.force_bucket.as_deref().map(|name| find_bucket(plan, name)).transpose()?;
         let launches = buckets.iter().map(|b| b.launched.len()).max().unwrap_or(0);
@@ -278,20 +282,6 @@ impl Session {
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
     }
-}
-
-fn check_isa(artifact: &Artifact) -> Result<(), Error> {
-    let target = &artifact.manifest().target;
-    let missing = cpu::missing(&target.features);
-    if !missing.is_empty() || (target.name.starts_with("x86") && !cfg!(target_arch = "x86_64")) {
-        let present = cpu::features().into_iter().map(str::to_owned).collect();
-        let (path, needed) = (artifact.path().to_owned(), target.features.clone());
-        return Err(Error::Isa { path, target: target.name.clone(), needed, missing, present });
-    }
-    if target.features.iter().any(|f| f == "amx-tile") {
-        cpu::request_amx().map_err(|source| Error::System { what: "ask the system for AMX tiles".into(), source })?;
-    }
-    Ok(())
 }
 
 fn context_limit(model: u32, asked: Option<u32>) -> Result<u32, Error> {

@@ -7,7 +7,7 @@ pub use compare::{Difference, Mismatch};
 
 use crate::golden::Golden;
 use crate::session::page_bytes;
-use crate::{Artifact, Error, Feed, Limits, Options, SequenceId, Session, cpu};
+use crate::{Artifact, Error, Feed, Limits, Options, SequenceId, Session, cpu, isa};
 use deepfuse_artifact::manifest::section;
 use serde::Serialize;
 use std::path::Path;
@@ -70,10 +70,10 @@ pub fn add(checks: &mut Vec<Check>, more: Vec<Check>) {
 }
 
 /// Digests of everything (sections were compared when the artifact was opened), the target, NaN and Inf in weights.
-pub fn integrity(artifact: &Artifact, threads: usize, stop: &AtomicBool) -> Result<Vec<Check>, Error> {
+pub fn integrity(artifact: &Artifact, options: &Options, stop: &AtomicBool) -> Result<Vec<Check>, Error> {
     let manifest = artifact.manifest();
     let mut checks = vec![Check::new("sections", true, format!("{} sections", manifest.sections.len()))];
-    let v = artifact.verify(threads, stop)?;
+    let v = artifact.verify(options.threads as usize, stop)?;
     let size = format!("{} tensors, {} bytes", v.tensors, v.bytes);
     let damage = v.damaged.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
     checks.push(Check::new("weights", v.damaged.is_empty(), if damage.is_empty() { size } else { damage }));
@@ -86,9 +86,10 @@ pub fn integrity(artifact: &Artifact, threads: usize, stop: &AtomicBool) -> Resu
         format!("NaN or Inf in {}", not_finite.join(", "))
     };
     checks.push(Check::new("finite", true, found));
-    let missing = cpu::missing(&manifest.target.features);
+    let missing = isa::missing(artifact, options.emulate);
     let target = if missing.is_empty() {
-        format!("{} runs on this CPU", manifest.target.name)
+        let by = if cpu::missing(&manifest.target.features).is_empty() { "on this CPU" } else { "by emulation" };
+        format!("{} runs {by}", manifest.target.name)
     } else {
         format!("{} needs {}, which this CPU does not have", manifest.target.name, missing.join(", "))
     };

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-fn compared(artifact: &Arc<Artifact>, name: &str, sequences: u32, set: &dyn Fn(&mut Options)) -> Vec<Check> {
+pub fn compared(artifact: &Arc<Artifact>, name: &str, sequences: u32, set: &dyn Fn(&mut Options)) -> Vec<Check> {
     let mut options = Options::automatic();
     set(&mut options);
     against_golden(artifact, &Golden::read(&golden(name)).unwrap(), &Settings { options, tolerance: None, sequences })
@@ -21,7 +21,7 @@ fn compared(artifact: &Arc<Artifact>, name: &str, sequences: u32, set: &dyn Fn(&
 }
 
 #[track_caller]
-fn same(what: &str, checks: &[Check]) {
+pub fn same(what: &str, checks: &[Check]) {
     for c in checks {
         assert!(c.ok && c.first_mismatch.is_none() && c.max_abs.is_none_or(|d| d <= 1e-3), "{what}: {c:?}");
     }
@@ -113,9 +113,12 @@ fn bits_do_not_depend_on_threads() {
 
 /// All logits of a prompt, run in batches of `chunk` tokens.
 fn logits(a: &Arc<Artifact>, ids: &[u32], chunk: u32, threads: u32) -> Vec<f32> {
+    logits_by(a, ids, &Options { threads, prefill_chunk: Some(chunk), ..Options::automatic() })
+}
+
+fn logits_by(a: &Arc<Artifact>, ids: &[u32], options: &Options) -> Vec<f32> {
     let limits = Limits { max_tokens: ids.len() as u32, max_sequences: 1, cache_bytes: 64 << 20 };
-    let options = Options { threads, prefill_chunk: Some(chunk), ..Options::automatic() };
-    let mut session = Session::load(a.clone(), limits, &options).unwrap();
+    let mut session = Session::load(a.clone(), limits, options).unwrap();
     let sequence = session.add_sequence().unwrap();
     session.step(&[Feed::all(sequence, ids)]).unwrap();
     (0..ids.len()).flat_map(|i| session.logits(i).unwrap().to_vec()).collect()
@@ -237,15 +240,7 @@ fn bf16_activations() {
             ..request(name, &path)
         });
         let a = Arc::new(Artifact::open(&path).unwrap());
-        for c in compared(&a, name, 1, &|_| {}).iter().filter(|c| c.rms.is_some()) {
-            let (r, k) = (c.rms.unwrap(), c.kl.unwrap());
-            eprintln!("{name:<14} {:<16} rms {r:.5} kl {k:.3e}", c.name);
-            assert!(c.ok && k <= 0.2, "{name}: {c:?}");
-        }
-        let rms = rms_by_token(&a, &Golden::read(&golden(name)).unwrap());
-        let far = rms.iter().filter(|r| **r > 4.0 * median).count();
-        eprintln!("{name:<14} {:<16} rms {:.5}, {far} of {} far off", "median token", rms[rms.len() / 2], rms.len());
-        assert!(rms[rms.len() / 2] <= *median && far * 4 <= rms.len(), "{name}: {rms:?}");
+        near(&a, name, *median, &Options { threads: 2, ..Options::automatic() });
         if *name == "tiny-python" {
             near_perplexity(&a, 83.8974);
             let answer = deepfuse(&[
@@ -261,10 +256,24 @@ fn bf16_activations() {
     }
 }
 
+/// Bounds on KL divergence and on the median token's difference to the golden.
+#[track_caller]
+pub fn near(a: &Arc<Artifact>, name: &str, median: f64, options: &Options) {
+    for c in compared(a, name, 1, &|o| *o = options.clone()).iter().filter(|c| c.rms.is_some()) {
+        let (r, k) = (c.rms.unwrap(), c.kl.unwrap());
+        eprintln!("{name:<14} {:<16} rms {r:.5} kl {k:.3e}", c.name);
+        assert!(c.ok && k <= 0.2, "{name}: {c:?}");
+    }
+    let rms = rms_by_token(a, &Golden::read(&golden(name)).unwrap(), options);
+    let far = rms.iter().filter(|r| **r > 4.0 * median).count();
+    eprintln!("{name:<14} {:<16} rms {:.5}, {far} of {} far off", "median token", rms[rms.len() / 2], rms.len());
+    assert!(rms[rms.len() / 2] <= median && far * 4 <= rms.len(), "{name}: {rms:?}");
+}
+
 /// Root mean square of the difference to the golden for every token that was fed, sorted.
-fn rms_by_token(a: &Arc<Artifact>, golden: &Golden) -> Vec<f64> {
+fn rms_by_token(a: &Arc<Artifact>, golden: &Golden, options: &Options) -> Vec<f64> {
     let ids = golden.fed_ids();
-    let found = logits(a, &ids, ids.len() as u32, 2);
+    let found = logits_by(a, &ids, options);
     let rms = |(i, row): (usize, &[f32])| {
         let squares = row.iter().zip(golden.logits(i)).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
         (squares / row.len() as f64).sqrt()
@@ -275,7 +284,7 @@ fn rms_by_token(a: &Arc<Artifact>, golden: &Golden) -> Vec<f64> {
 }
 
 /// Largest difference (root mean square) of the median token, about twice what was measured.
-const BF16_BOUNDS: &[(&str, f64)] = &[
+pub const BF16_BOUNDS: &[(&str, f64)] = &[
     ("tiny-v2", 0.06),
     ("tiny-v2-236b", 0.08),
     ("tiny-v3", 0.08),

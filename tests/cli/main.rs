@@ -1,6 +1,7 @@
 //! The `deepfuse` command and its library as a user meets them: whole models end to end, and everything that can go wrong.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod amx;
 mod artifacts;
 mod checkpoints;
 mod end_to_end;

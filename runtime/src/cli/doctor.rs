@@ -1,6 +1,8 @@
 //! `doctor`: what this machine has, and what would be used.
 
 use super::{human_bytes, print};
+use crate::cpu::Amx;
+use crate::isa::{self, Emulate};
 use crate::session::default_threads;
 use crate::{Artifact, Error, cpu, memory, pool};
 use std::fmt::Write;
@@ -37,6 +39,7 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
     let huge = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
     let huge = huge.split(['[', ']']).nth(1).unwrap_or("unknown");
     let target = native_target(&features);
+    let amx = cpu::amx();
     if json {
         let value = serde_json::json!({
             "schema": "deepfuse.doctor/1",
@@ -46,6 +49,12 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
             "features": features,
             "native_target": target,
             "targets": TARGETS.iter().map(|(name, _)| serde_json::json!({"name": name, "missing_features": lacks(name, &features)})).collect::<Vec<_>>(),
+            "amx": {
+                "cpu": amx != Amx::Absent,
+                "system": amx == Amx::Usable,
+                "detail": amx.to_string(),
+                "emulation": emulation(&features),
+            },
             "cpus_allowed": cpus.ids.len(),
             "cores_allowed": cpus.cores,
             "threads_default": default_threads(),
@@ -63,11 +72,12 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
         return Ok(runs);
     }
     let mut text = format!(
-        "deepfuse   {}\ncpu        {}\nfeatures   {}\ntarget     {target} (what --target native means here)\n{}threads    {} by default; {} CPUs on {} cores allowed\nmemory     {} available, huge pages: {huge}\n",
+        "deepfuse   {}\ncpu        {}\nfeatures   {}\ntarget     {target} (what --target native means here)\n{}amx        {}\nthreads    {} by default; {} CPUs on {} cores allowed\nmemory     {} available, huge pages: {huge}\n",
         env!("CARGO_PKG_VERSION"),
         cpu::name(),
         features.join(" "),
         targets_text(&features),
+        amx_text(amx, emulation(&features)),
         default_threads(),
         cpus.ids.len(),
         cpus.cores,
@@ -78,7 +88,11 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
         let verdict = match missing.as_deref() {
             Some([]) | None if m.shapes_only => "has no weights (compiled with --shapes-only)".to_owned(),
             Some([]) | None => "runs here".to_owned(),
-            Some(missing) => format!("does not run here: this CPU lacks {}", missing.join(", ")),
+            Some(missing) => {
+                let emulation =
+                    if isa::missing(a, Some(Emulate::Amx)).is_empty() { " without --emulate amx" } else { "" };
+                format!("does not run here{emulation}: this CPU lacks {}", missing.join(", "))
+            }
         };
         writeln!(
             text,
@@ -105,6 +119,21 @@ fn targets_text(features: &[&str]) -> String {
     text
 }
 
+/// Whether `--emulate amx` runs code of `x86-amx` here: the emulator executes tile instructions, the CPU all others.
+fn emulation(features: &[&str]) -> bool {
+    cfg!(target_os = "linux") && lacks("x86-amx", features).iter().all(|f| f.starts_with("amx-"))
+}
+
+/// What the CPU has, what the system allows, what will be used.
+fn amx_text(amx: Amx, emulation: bool) -> String {
+    let used = match (amx, emulation) {
+        (Amx::Usable, _) => "kernels of x86-amx use them",
+        (_, true) => "--emulate amx runs artifacts for x86-amx, slowly",
+        (_, false) => "artifacts for x86-amx cannot run here",
+    };
+    format!("{amx}; {used}")
+}
+
 /// Features that a target needs and that are not there.
 fn lacks(target: &str, features: &[&str]) -> Vec<&'static str> {
     let last = TARGETS.iter().position(|(name, _)| *name == target).expect("a name of the table");
@@ -120,7 +149,7 @@ fn native_target(features: &[&str]) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::{TARGETS, lacks, native_target};
+    use super::{Amx, TARGETS, amx_text, emulation, lacks, native_target};
 
     #[test]
     fn the_most_special_target_wins() {
@@ -130,5 +159,15 @@ mod tests {
             assert_eq!(native_target(&up_to(i + 1)), *name);
         }
         assert_eq!(lacks("x86-avx512-vnni", &up_to(4)), ["avx512vnni"]);
+    }
+
+    #[test]
+    fn amx_by_cpu_system_and_emulation() {
+        let up_to = |n: usize| TARGETS[..n].iter().flat_map(|(_, f)| f.iter().copied()).collect::<Vec<_>>();
+        assert!(emulation(&up_to(6)), "all but the tiles");
+        assert!(!emulation(&up_to(5)), "bf16 dot products are not emulated");
+        assert_eq!(amx_text(Amx::Usable, true), "the system allows AMX tiles; kernels of x86-amx use them");
+        assert!(amx_text(Amx::Absent, true).ends_with("--emulate amx runs artifacts for x86-amx, slowly"));
+        assert!(amx_text(Amx::NotSaved, false).ends_with("cannot run here"));
     }
 }

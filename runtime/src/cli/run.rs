@@ -2,6 +2,7 @@
 
 use super::{human_bytes, human_count, human_seconds, note, options, print};
 use crate::generate::{Generated, Request, generate};
+use crate::isa::Emulate;
 use crate::sample::Sampling;
 use crate::session::page_bytes;
 use crate::tokenizer::Tokenizer;
@@ -58,6 +59,9 @@ pub struct Args {
     /// Run every batch with the plan of this bucket: prefill or decode
     #[arg(long, value_name = "B")]
     force_bucket: Option<String>,
+    /// Execute these instructions in software
+    #[arg(long, value_name = "ISA")]
+    emulate: Option<Emulate>,
     /// Check the digests of all weights before running
     #[arg(long)]
     verify_weights: bool,
@@ -131,6 +135,7 @@ fn load(artifact: &Arc<Artifact>, args: &Args, prompt: usize) -> Result<Session,
     };
     let mut options = options(args.threads, args.prefill_chunk, args.force_bucket.clone());
     options.context = Some(context);
+    options.emulate = args.emulate;
     Session::load(artifact.clone(), limits, &options)
 }
 

@@ -2,6 +2,7 @@
 
 use super::{note, options, print};
 use crate::golden::Golden;
+use crate::isa::Emulate;
 use crate::verify::{Check, Extra, Settings, Verdict, add, against_golden, integrity, nothing_more, perplexity};
 use crate::{Artifact, Error};
 use deepfuse_artifact::interrupt;
@@ -37,6 +38,9 @@ pub struct Args {
     /// Run every batch with the plan of this bucket: prefill or decode
     #[arg(long, value_name = "B")]
     force_bucket: Option<String>,
+    /// Execute these instructions in software
+    #[arg(long, value_name = "ISA")]
+    emulate: Option<Emulate>,
 }
 
 /// Prints all checks. Exit code 1 if one failed, weights that are damaged among them; an artifact that cannot even be opened (a section, the
@@ -66,8 +70,11 @@ fn run(args: &Args, json: bool, extra: Extra<'_>) -> Result<bool, Error> {
         );
         return Err(Error::input(path, reason));
     }
-    let options = options(args.threads, args.prefill_chunk, args.force_bucket.clone());
-    let mut checks = integrity(&artifact, options.threads as usize, interrupt::flag())?;
+    let options = crate::Options {
+        emulate: args.emulate,
+        ..options(args.threads, args.prefill_chunk, args.force_bucket.clone())
+    };
+    let mut checks = integrity(&artifact, &options, interrupt::flag())?;
     add(&mut checks, extra(&artifact));
     let sound = checks.iter().all(|c| c.ok || c.name == "target");
     if sound && let Some(golden) = &golden {

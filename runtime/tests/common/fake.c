@@ -31,6 +31,15 @@ void write(const u64 *a, u32 phase, u32 worker, u32 workers) {
     }
 }
 
+// As write, but first tiles are used, which the last worker did not configure.
+void faulty(const u64 *a, u32 phase, u32 worker, u32 workers) {
+    static const unsigned char config[64] __attribute__((aligned(64))) = {1, [16] = 64, [48] = 16};
+    if (worker + 1 < workers) __asm__ volatile(".byte 0xc4, 0xe2, 0x78, 0x49, 0x00" ::"a"(config) : "memory"); // ldtilecfg [rax]
+    __asm__ volatile(".byte 0xc4, 0xe2, 0x7b, 0x49, 0xc0"); // tilezero tmm0
+    __asm__ volatile(".byte 0xc4, 0xe2, 0x78, 0x49, 0xc0"); // tilerelease
+    write(a, phase, worker, workers);
+}
+
 // logits[r, v] = hash of the rows 0..=pos of the token's sequence, and v; args: rows, pos, seq, pages, page_start, state, logits
 static void hash(const u64 *a, u32 worker, u32 workers, u64 salt) {
     const i32 *rows = (const i32 *)a[5], *pos = (const i32 *)a[6], *seq = (const i32 *)a[7], *pages = (const i32 *)a[8],

@@ -17,7 +17,7 @@ pub const CONTEXT: u32 = 1000;
 /// Bytes of a cache page.
 pub const PAGE_BYTES: u64 = 64 * 16;
 
-const PLAN: &str = "plan 1
+pub const PLAN: &str = "plan 1
 vocab 320
 state cache paged row 16
 weight table bytes 2560
@@ -136,7 +136,7 @@ pub fn artifact() -> Arc<Artifact> {
 }
 
 pub fn options(threads: u32) -> Options {
-    Options { threads, pinning: Pinning::Off, prefill_chunk: None, force_bucket: None, context: None }
+    Options { threads, pinning: Pinning::Off, prefill_chunk: None, force_bucket: None, context: None, emulate: None }
 }
 
 pub fn limits(max_tokens: u32, max_sequences: u32, pages: u64) -> Limits {
