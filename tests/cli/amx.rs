@@ -50,7 +50,8 @@ fn goldens_by_emulation() {
         let ragged = compared(&a, name, 5, &|o| *o = Options { threads: 3, ..emulated() });
         assert!(ragged.iter().all(|c| c.ok && c.kl.is_none_or(|k| k <= 0.2)), "{name}: {ragged:?}");
     }
-    for (name, _) in BF16_BOUNDS {
+    // No tiles in these: a few models show that the target's other code is right.
+    for name in ["tiny-v2", "tiny-v3-fp8", "tiny-python"] {
         let a = compile_for_amx(name, Activations::F32, &dir.path().join(format!("{name}-f32.dfz")));
         let before = amx::executed();
         same(name, &compared(&a, name, 1, &|o| *o = emulated()));
