@@ -57,6 +57,18 @@ pub fn explain(subject: &Subject, rule: Option<&str>, bucket: Option<&str>) -> R
     })
 }
 
+/// What became of every layer class in every bucket, without the rules.
+///
+/// Errors: `certificate` if it does not prove what it says.
+pub fn classes(subject: &Subject) -> Result<Vec<Class>, Error> {
+    let (all, rules, catalog) = (Bucket::all(), read_rules(), BackendCatalog::new(&subject.target, &X86));
+    let told = Told { subject, catalog: &catalog, classes: vec![] };
+    let buckets: Vec<&Bucket> = all.iter().collect();
+    let replayed = subject.certificate.classes.iter().enumerate();
+    let replayed = replayed.map(|(number, class)| ReplayedClass::of(class, number, subject, &rules));
+    replayed.map(|class| Ok(told.class(&class?, &all, &buckets))).collect()
+}
+
 /// A class whose certificate was replayed.
 struct ReplayedClass<'a> {
     certificate: &'a ClassCertificate,

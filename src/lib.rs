@@ -3,6 +3,7 @@
 //! The pipeline is [`pipeline::compile`]; the artifact is written by [`output::write`].
 
 pub mod catalog;
+pub mod diff;
 pub mod error;
 pub mod explain;
 pub mod output;

@@ -12,6 +12,7 @@ macro_rules! tell {
 
 mod compile;
 mod completions;
+mod diff;
 mod explain;
 mod inspect;
 mod opt;
@@ -56,6 +57,8 @@ enum Verb {
     Inspect(inspect::Args),
     /// Say which kernels every layer became, what decided it, and why other fusion rules did not fire
     Explain(explain::Args),
+    /// Say which kernels of two artifacts differ, and why; exit code 1 if they differ
+    Diff(diff::Args),
     /// Run passes of the compiler over a graph in text form
     Opt(opt::Args),
     /// Check an artifact: digests, the proof of its fusions, a reference's outputs, perplexity
@@ -84,6 +87,10 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Verb::Compile(a) => compile::run(&a, json),
         Verb::Inspect(a) => inspect::run(&a, json),
         Verb::Explain(a) => explain::run(&a, json),
+        Verb::Diff(a) => match diff::run(&a, json) {
+            Ok(equal) => return shared(u8::from(!equal)),
+            Err(e) => Err(e),
+        },
         Verb::Opt(a) => opt::run(&a, json),
         Verb::Completions(a) => completions::run(&a, json),
     };

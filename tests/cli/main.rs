@@ -4,6 +4,7 @@
 mod amx;
 mod artifacts;
 mod checkpoints;
+mod diff;
 mod end_to_end;
 mod explain;
 mod interruptions;

@@ -118,7 +118,7 @@ pub fn names(dir: &Path) -> Vec<String> {
 }
 
 /// A directory of this process below `target`; those of processes that ended are removed.
-fn scratch() -> &'static Path {
+pub fn scratch() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
         let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
