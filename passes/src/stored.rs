@@ -51,7 +51,11 @@ pub fn table_row(index: usize, w: &StoredWeight) -> out::Weight {
         Layout::Dense | Layout::Strided(_) => "dense",
     };
     let note = format!("{} {layout} {}", w.expr.ty(), describe(&w.expr));
-    out::Weight { name: format!("w{index:05}"), bytes: stored_bytes(w.expr.ty(), &w.layout), note }
+    let matrices = match w.expr.ty().fixed_shape().as_deref() {
+        Some([matrices, _, _]) => *matrices as u32,
+        _ => 1,
+    };
+    out::Weight { name: format!("w{index:05}"), bytes: stored_bytes(w.expr.ty(), &w.layout), matrices, note }
 }
 
 /// A short text of a weight expression: `concat(a, b)`.

@@ -12,7 +12,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! `unsafe` lives in `memory` (mappings), `code` (loading), `program` (calling kernels), `cpu`, `pool`, `roofline`.
+//! `unsafe` lives in `memory` (mappings), `code` (loading), `program` (calling kernels), `cpu`, `pool`, `roofline`, `numa`.
 
 pub mod batch;
 pub mod bench;
@@ -24,6 +24,7 @@ pub mod generate;
 pub mod golden;
 pub mod isa;
 pub mod memory;
+pub mod numa;
 pub mod pages;
 pub mod pool;
 pub mod program;

@@ -5,9 +5,10 @@ mod event;
 mod gate;
 mod sync;
 
-pub use affinity::{Cpus, allowed_cpus};
+pub use affinity::{Cpus, allowed_cpus, parse_cpu_list};
 pub use gate::{MOST_PARTS, Part};
 
+use crate::numa::{self, Seat};
 use event::Patience;
 use gate::Gate;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,7 +49,8 @@ pub struct Panicked;
 pub struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    pinned: bool,
+    /// CPUs of the workers, if threads are pinned.
+    seats: Vec<Seat>,
     /// The thread that was pinned as worker 0.
     caller: Option<ThreadId>,
     patience: Patience,
@@ -82,14 +84,15 @@ impl Pool {
         let patience = Patience::new(if crowded { 0 } else { MOST_SPINS });
         let shared = Arc::new(Shared { gate: Gate::new(workers), panicked: AtomicBool::new(false) });
         let pinned = pinning != Pinning::Off && !crowded;
-        if pinned && pinning == Pinning::WithCaller {
-            affinity::pin_this_thread(&cpus.ids[..1]);
-        }
-        let caller = (pinned && pinning == Pinning::WithCaller).then(|| std::thread::current().id());
-        let mut pool = Self { shared, threads: vec![], pinned, caller, patience };
+        let seats = if pinned { numa::seats(numa::nodes(), cpus, workers as usize) } else { vec![] };
+        let caller = seats.first().filter(|_| pinning == Pinning::WithCaller).map(|seat| {
+            affinity::pin_this_thread(&[seat.cpu]);
+            std::thread::current().id()
+        });
+        let mut pool = Self { shared, threads: vec![], seats, caller, patience };
         for index in 1..workers {
             let shared = pool.shared.clone();
-            let cpu = cpus.ids.get(index as usize).copied().filter(|_| pinned);
+            let cpu = pool.seats.get(index as usize).map(|seat| seat.cpu);
             let body = move || {
                 // A new thread inherits the mask of the caller, which may be pinned.
                 affinity::pin_this_thread(cpu.as_ref().map_or(&cpus.ids, std::slice::from_ref));
@@ -107,7 +110,12 @@ impl Pool {
 
     /// Whether threads have CPUs of their own.
     pub fn pinned(&self) -> bool {
-        self.pinned
+        !self.seats.is_empty()
+    }
+
+    /// Where the workers sit; empty if they are not pinned.
+    pub fn seats(&self) -> &[Seat] {
+        &self.seats
     }
 
     /// Runs all phases of `job` and returns when the last part is done.

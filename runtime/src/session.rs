@@ -4,11 +4,11 @@ use crate::batch::{Batch, BatchLimits, BatchSizes, Feed};
 use crate::code::Code;
 use crate::error::Error;
 use crate::isa::{self, Emulate};
-use crate::memory;
 use crate::pages::{Pages, SequenceId};
 use crate::pool::{Pinning, Pool};
 use crate::program::{self, Memory, Prepared, SymbolLimits};
 use crate::trace::{Recorder, Recording};
+use crate::{memory, numa};
 use deepfuse_artifact::plan::{Plan, StateKind};
 use deepfuse_artifact::{Artifact, PAGE_TOKENS, manifest};
 use std::sync::Arc;
@@ -113,8 +113,9 @@ impl Session {
         let buckets: Vec<Prepared> = plan.buckets.iter().map(prepare).collect::<Result<_, _>>()?;
         let forced = options.force_bucket.as_deref().map(|name| find_bucket(plan, name)).transpose()?;
         let launches = buckets.iter().map(|b| b.launched.len()).max().unwrap_or(0);
-        let pool = Pool::new(options.threads, options.pinning)
+        let mut pool = Pool::new(options.threads, options.pinning)
             .map_err(|source| Error::System { what: "start the worker threads".into(), source })?;
+        numa::place(&artifact, &numa::placement(plan, pool.seats()), &mut pool)?;
         let recorder = Recorder::new(plan.kernels.len(), launches, pool.workers());
         let pages = Pages::new(pages, limits.max_sequences, per_sequence);
         Ok(Self { pool, buckets, batch, pages, memory, recorder, forced, max_rows, context, _code: code, artifact })

@@ -70,6 +70,8 @@ pub enum StateKind {
 pub struct Weight {
     pub name: String,
     pub bytes: u64,
+    /// Matrices one after the other, of equal size: experts, heads. Workers divide the rows of each.
+    pub matrices: u32,
     /// For people: what it is made of.
     pub note: String,
 }

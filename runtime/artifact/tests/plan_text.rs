@@ -186,8 +186,14 @@ fn plan() -> impl Strategy<Value = Plan> {
         let state =
             |name| (Just(name), kind(), 1..999u64).prop_map(|(name, kind, row_bytes)| State { name, kind, row_bytes });
         let note = || prop_oneof![Just(String::new()), name()];
-        let weight =
-            |name| (Just(name), 64..9999u64, note()).prop_map(|(name, bytes, note)| Weight { name, bytes, note });
+        let weight = |name| {
+            (Just(name), 64..9999u64, 1..3u32, note()).prop_map(|(name, bytes, matrices, note)| Weight {
+                name,
+                bytes,
+                matrices,
+                note,
+            })
+        };
         let terms = || std::array::from_fn::<_, 8, _>(|_| finite());
         let kernel = |symbol| {
             (Just(symbol), name(), 1..4u32, 0..99u32, terms(), terms()).prop_map(

@@ -4,7 +4,7 @@ use super::{human_bytes, print};
 use crate::cpu::Amx;
 use crate::isa::{self, Emulate};
 use crate::session::default_threads;
-use crate::{Artifact, Error, cpu, memory, pool};
+use crate::{Artifact, Error, cpu, memory, numa, pool};
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -58,6 +58,7 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
             "cpus_allowed": cpus.ids.len(),
             "cores_allowed": cpus.cores,
             "threads_default": default_threads(),
+            "nodes": numa::nodes().iter().map(|n| serde_json::json!({"node": n.id, "cpus": n.cpus, "memory": n.memory_bytes})).collect::<Vec<_>>(),
             "memory_available": memory::available_bytes(),
             "huge_pages": huge,
             "artifact": artifact.as_ref().map(|a| serde_json::json!({
@@ -72,7 +73,7 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
         return Ok(runs);
     }
     let mut text = format!(
-        "deepfuse   {}\ncpu        {}\nfeatures   {}\ntarget     {target} (what --target native means here)\n{}amx        {}\nthreads    {} by default; {} CPUs on {} cores allowed\nmemory     {} available, huge pages: {huge}\n",
+        "deepfuse   {}\ncpu        {}\nfeatures   {}\ntarget     {target} (what --target native means here)\n{}amx        {}\nthreads    {} by default; {} CPUs on {} cores allowed\nnodes      {}\nmemory     {} available, huge pages: {huge}\n",
         env!("CARGO_PKG_VERSION"),
         cpu::name(),
         features.join(" "),
@@ -81,6 +82,7 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
         default_threads(),
         cpus.ids.len(),
         cpus.cores,
+        nodes_text(numa::nodes()),
         human_bytes(memory::available_bytes()),
     );
     if let Some(a) = &artifact {
@@ -105,6 +107,19 @@ fn run(args: &Args, json: bool) -> Result<bool, Error> {
     }
     print(&text);
     Ok(runs)
+}
+
+/// `0: 2 CPUs, 23.5 GiB`, and what becomes of several.
+fn nodes_text(nodes: &[numa::Node]) -> String {
+    let node = |n: &numa::Node| format!("{}: {} CPUs, {}", n.id, n.cpus.len(), human_bytes(n.memory_bytes));
+    match nodes {
+        [] => "the system names none".to_owned(),
+        [one] => node(one),
+        many => {
+            let all: Vec<String> = many.iter().map(node).collect();
+            format!("{}; workers are pinned node by node, weights are placed where they are read", all.join("; "))
+        }
+    }
 }
 
 /// All targets, with what this CPU lacks for those that it cannot run.

@@ -91,8 +91,11 @@ impl Parser<'_> {
         let name = self.name()?;
         self.keyword("bytes")?;
         let bytes = self.whole()?;
+        let many = matches!(self.peek(), Kind::Word(w) if w == "matrices");
+        self.at += usize::from(many);
+        let matrices = if many { self.whole()? } else { 1 };
         let note = self.optional_text("note")?;
-        Ok(Weight { name, bytes, note })
+        Ok(Weight { name, bytes, matrices, note })
     }
 
     fn kernel(&mut self) -> Result<Kernel> {

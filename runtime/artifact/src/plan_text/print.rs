@@ -25,6 +25,9 @@ fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
     }
     for w in &plan.weights {
         write!(out, "weight {} bytes {}", Name(&w.name), w.bytes)?;
+        if w.matrices != 1 {
+            write!(out, " matrices {}", w.matrices)?;
+        }
         if !w.note.is_empty() {
             write!(out, " note {}", Quoted(&w.note))?;
         }
