@@ -56,9 +56,6 @@ fn fused_and_unfused_agree() {
     };
     let [fused, plain] = [&[][..], &["all"]].map(|disabled| divergence("tiny-python", Quant::INT8_R, disabled));
     assert!(fused.iter().zip(&plain).all(|(a, b)| (a / b - 1.0).abs() < 0.02), "{fused:?} {plain:?}");
-    // Of fp8 with block scales to int4: finite, and not far off.
-    let fp8 = divergence("tiny-v3-fp8", Quant::INT4_G32, &[]);
-    assert!(fp8.len() == 2 && fp8.iter().all(|kl| *kl < 2.0), "{fp8:?}");
 }
 
 #[test]
