@@ -52,6 +52,8 @@ pub struct Caps {
     pub dot_bf16: bool,
     /// Tiles and `tdpbf16ps`.
     pub amx_bf16: bool,
+    /// Tiles and `tdpbsud`.
+    pub amx_int8: bool,
     /// `vpdpbusd` on 512 bits.
     pub dot_int8: bool,
 }

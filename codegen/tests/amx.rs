@@ -26,7 +26,8 @@ fn check(case: &Case, all: bool, tolerance: Tolerance, rows: &[usize], matrices:
     let spec = case.spec();
     let matrix = spec.inputs[kernel::packed_operands(case.op)[0]].tensor().unwrap();
     let [.., n, k] = &matrix.shape[..] else { panic!("a matrix") };
-    let tiles = matrices * n.as_fixed().unwrap().div_ceil(16) * k.as_fixed().unwrap().div_ceil(32);
+    let columns = if matrix.dtype == DType::Quant(Quant::INT8_R) { 64 } else { 32 };
+    let tiles = matrices * n.as_fixed().unwrap().div_ceil(16) * k.as_fixed().unwrap().div_ceil(columns);
     let variants = X86.variants(&spec, &target);
     for variant in if all { &variants[..] } else { &variants[..1] } {
         let before = amx::executed().dots;
@@ -168,6 +169,41 @@ fn many_rows_and_a_long_contracted_axis() {
     let mut r = Random(6);
     check(&linear(&mut r, DType::Bf16, (300, 20, 1100)), false, close(1e-3), &[300], 1);
     check(&linear(&mut r, FP8, (270, 20, 200)), false, close(1e-4), &[270], 1);
+}
+
+/// int8 sums are exact: AVX-512 has the same bits.
+#[test]
+fn int8_to_the_bit() {
+    if skipped() {
+        return;
+    }
+    let (target, plain) = (amx_target().unwrap(), x86::targets::named("x86-avx512-bf16").unwrap());
+    let mut r = Random(9);
+    for (i, (t, n, k)) in [(3, 16, 64), (4, 1, 1), (21, 40, 65), (35, 70, 200), (64, 33, 1300)].into_iter().enumerate()
+    {
+        let x = codes::activations(&mut r, FLOATS[i % 2], &[T(), dim(k)], &[t, k as usize]);
+        let [gate, up] = [(); 2].map(|()| codes::matrix(&mut r, Quant::INT8_R, &[n, k as usize]));
+        let case = |op, args| Case { op, attrs: Attrs::new(), args, sizes: sizes(t as u64) };
+        let linear = case(Op::Linear, vec![x.clone(), gate.clone()]);
+        check(&linear, i == 2, close(1e-4), &[t], 1);
+        assert!(linear.results(&target, 1) == linear.results(&plain, 1), "linear of {t} x {n} x {k}");
+        let swiglu = case(Op::Swiglu, vec![x, gate, up]);
+        check(&swiglu, false, close(1e-4), &[t], 2);
+        assert!(swiglu.results(&target, 1) == swiglu.results(&plain, 1), "swiglu of {t} x {n} x {k}");
+    }
+    let (t, k, e, h, i) = (50, 2, 5, 70, 45);
+    let (idx, rows) = routing(&mut r, t, k, e);
+    let x = codes::activations(&mut r, DType::Bf16, &[T(), dim(h)], &[t, h as usize]);
+    let [gate, up] = [(); 2].map(|()| codes::matrix(&mut r, Quant::INT8_R, &[e, i, h as usize]));
+    let case = |op, args| Case { op, attrs: Attrs::new(), args, sizes: sizes(t as u64) };
+    let swiglu = case(Op::ExpertSwiglu, vec![x, idx.clone(), gate, up]);
+    check(&swiglu, false, close(1e-4), &rows, 2);
+    assert!(swiglu.results(&target, 1) == swiglu.results(&plain, 1), "expert_swiglu");
+    let hidden = codes::activations(&mut r, DType::F32, &[T(), dim(k as u64), dim(i as u64)], &[t, k, i]);
+    let w = Arg::random(&mut r, DType::F32, &[T(), dim(k as u64)], &[t, k]);
+    let down = case(Op::ExpertDown, vec![hidden, idx, w, codes::matrix(&mut r, Quant::INT8_R, &[e, h as usize, i])]);
+    check(&down, false, close(1e-4), &rows, 1);
+    assert!(down.results(&target, 1) == down.results(&plain, 1), "expert_down");
 }
 
 /// The object has the instructions, as LLVM's assembler writes them; a kernel of f32 activations has none.

@@ -7,12 +7,15 @@ use super::{Elem, Fx, Ty, Val};
 pub enum TileDot {
     /// Two bf16 each, added to f32.
     Bf16,
+    /// Four bytes each, signed times unsigned, added to i32.
+    Int8,
 }
 
 impl TileDot {
     fn name(self) -> &'static str {
         match self {
             Self::Bf16 => "tdpbf16ps",
+            Self::Int8 => "tdpbsud",
         }
     }
 }

@@ -37,6 +37,7 @@ fn caps(target: &Target) -> Caps {
         avx512: all(&["avx512f", "avx512bw", "avx512dq", "avx512vl"]),
         dot_bf16: target.has("avx512bf16"),
         amx_bf16: all(&["amx-tile", "amx-bf16"]),
+        amx_int8: all(&["amx-tile", "amx-int8"]),
         dot_int8: all(&["avx512f", "avx512vnni"]),
     }
 }

@@ -6,12 +6,12 @@
 //! | `group` | panels that all rows pass before the next ones; their weights (or a block of them) stay in L2 | 2 to 8 |
 //! | `prefetch` | passes over the rows fetch the next group's weights meanwhile | 0, 1 |
 //!
-//! With AMX, for bf16 activations and bf16 or fp8 weights, also:
+//! With AMX, for bf16 activations and bf16 or fp8 weights, and for int8 both, also:
 //!
 //! | name | what | values |
 //! |---|---|---|
 //! | `tile_rows`, `tile_panels` | tiles of sums of a block: each of 16 rows x 16 columns; 0: no tiles | 2x2, 1x4, 4x1, 0 |
-//! | `depth` | columns of K that a block goes over before its sums go to memory | 256 to 2048 |
+//! | `depth` | columns of K (of bf16; twice as many of int8) that a block goes over before its sums go to memory | 256 to 2048 |
 //! | `few` | rows from which on tiles are used | 4, 8, 16 |
 //!
 //! A kernel without a matrix has one variant without names.
@@ -113,7 +113,9 @@ fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
         _ => (2, 1),
     };
     // A router has few columns, and its kernel configures no tiles.
-    let tiles = (dot && target.has("amx-bf16") && spec.op != Op::Route).then_some(TilePoint::DEFAULT);
+    let int8 = weight == DType::Quant(Quant::INT8_R) && target.has("amx-int8");
+    let tiles = (dot && target.has("amx-bf16") || int8) && spec.op != Op::Route;
+    let tiles = tiles.then_some(TilePoint::DEFAULT);
     // Tiles of activations are loaded again for every two panels: from L1 but for the first two of a group.
     let group = if tiles.is_some() { 8 } else { 4 };
     Point { rows, panels, group, prefetch: 1, tiles }

@@ -4,7 +4,7 @@
 //! a load or store 8 and 16.
 
 use deepfuse_ir::kernel::packed_operands;
-use deepfuse_ir::{DType, KernelSpec, Op, Operand, Target, Variant};
+use deepfuse_ir::{DType, KernelSpec, Op, Operand, Quant, Target, Variant};
 
 /// FLOP of a dot product of two full tiles of bf16.
 const DOT_FLOP: f64 = 2.0 * 16.0 * 16.0 * 32.0;
@@ -34,7 +34,9 @@ pub fn peak(spec: &KernelSpec, variant: &Variant, target: &Target) -> Option<f64
     if together < named("few")? {
         return None;
     }
-    let depth = named("depth")?.min(k);
+    // int8 has twice the columns in a tile.
+    let int8 = matrix.dtype == DType::Quant(Quant::INT8_R);
+    let depth = named("depth")?.min(if int8 { k / 2.0 } else { k });
     let tiles = rows * panels;
     // The group's first panels bring the rows from L2; the others find them in L1 if they fit.
     let sets = (named("group")? / panels).max(1.0);
@@ -43,7 +45,7 @@ pub fn peak(spec: &KernelSpec, variant: &Variant, target: &Target) -> Option<f64
         .max(LOAD_CYCLES * (rows + panels))
         .max((panels + from_l2) * TILE_BYTES / L2_BYTES_PER_CYCLE)
         + tiles * (LOAD_CYCLES + STORE_CYCLES) * 32.0 / depth;
-    let fp8 = if matrix.dtype == DType::Bf16 {
+    let fp8 = if matrix.dtype == DType::Bf16 || int8 {
         0.0
     } else {
         let shared = (together.min(CHUNK_ROWS) / 16.0).max(1.0);
@@ -52,7 +54,8 @@ pub fn peak(spec: &KernelSpec, variant: &Variant, target: &Target) -> Option<f64
     };
     // A tile with fewer rows takes as long as a full one.
     let used = together / ((together / 16.0).ceil() * 16.0);
-    Some(used * DOT_FLOP * tiles / (step + fp8) * CYCLES_PER_NANO * f64::from(target.units))
+    let operations = if int8 { 2.0 * DOT_FLOP } else { DOT_FLOP };
+    Some(used * operations * tiles / (step + fp8) * CYCLES_PER_NANO * f64::from(target.units))
 }
 
 /// Rows that meet one matrix, at the bucket's typical sizes.

@@ -8,10 +8,12 @@
 //! * Sums of a chunk of rows lie on the stack; K goes in blocks of `depth`, so that a block's rows stay in L1 from panel to panel.
 //! * Where K ends within 32 columns, rows are copied to where zeros follow them; the panels are padded already.
 //! * fp8 panels become bf16 tiles 128 columns at a time; the sums of those are multiplied by the block's scale before they are added.
+//! * int8 rows and panels are tiles as they lie in memory, too: 64 of K, signed times unsigned codes, i32 sums (`tdpbsud`); offsets and scales
+//!   come last, as in `codes.rs`. int4 panels go through the vector registers.
 //! * The last rows have a configuration of their own: the tiles know how many there are.
 //! * Fewer than `few` rows go through the vector registers.
 //!
-//! An element's sum depends on K and `depth` only, not on the rows and panels around it.
+//! A float sum depends on K and `depth` only, not on the rows and panels around it.
 
 use super::gemm::{Gemm, Part, Sums};
 use super::packed::{Panel, Weight};
@@ -19,6 +21,7 @@ use super::tile::{Mode, Rows};
 use crate::dsl::*;
 use crate::mem::{Mem, Store};
 use crate::x86::abi::Kernel;
+use deepfuse_ir::RowLayout;
 
 /// Tile registers.
 const REGISTERS: u32 = 8;
@@ -26,6 +29,8 @@ const REGISTERS: u32 = 8;
 const ROWS: u64 = 16;
 /// bf16 elements of a row of a tile.
 const COLUMNS: u64 = 32;
+/// Bytes of a row of a tile.
+const ROW_BYTES: u64 = 64;
 /// Bytes of a tile.
 const TILE_BYTES: u64 = 1024;
 /// Bytes of a row of sums of one panel.
@@ -39,6 +44,7 @@ const SCALED: u64 = 128;
 #[derive(Clone)]
 pub struct Tiles<'a> {
     f: &'a Fx,
+    dot: TileDot,
     /// Tiles of rows x panels of a block.
     shape: (u32, u32),
     few: u32,
@@ -51,9 +57,14 @@ pub struct Tiles<'a> {
 
 impl<'a> Tiles<'a> {
     /// What the variant asks for; `None` if it, the types or the target want none.
-    pub fn new(k: &Kernel<'a>, mode: Mode) -> Option<Self> {
+    pub fn new(k: &Kernel<'a>, mode: Mode, weight: Weight) -> Option<Self> {
         let shape = (k.choice("tile_rows", 0), k.choice("tile_panels", 1));
-        if !k.f.caps.amx_bf16 || mode != Mode::Dot || shape.0 == 0 {
+        let dot = match (mode, weight) {
+            (Mode::Dot, _) if k.f.caps.amx_bf16 => TileDot::Bf16,
+            (Mode::Codes, Weight::Int8) if k.f.caps.amx_int8 => TileDot::Int8,
+            _ => return None,
+        };
+        if shape.0 == 0 {
             return None;
         }
         assert!(fits(shape), "the space has no such shape: {shape:?}");
@@ -62,7 +73,7 @@ impl<'a> Tiles<'a> {
         let (bytes, rows) = (0x0040_0040_0040_0040, 0x1010_1010_1010_1010);
         let full = f.table(&[1i64, 0, bytes, bytes, 0, 0, rows, 0]);
         let depth = u64::from(k.choice("depth", 512));
-        Some(Self { f, shape, few: k.choice("few", 4).max(2), depth, full, last: f.stack(V16, 1) })
+        Some(Self { f, dot, shape, few: k.choice("few", 4).max(2), depth, full, last: f.stack(V16, 1) })
     }
 }
 
@@ -111,15 +122,15 @@ struct Pass<'a, 'b> {
     /// From the block's first column on.
     rows: Rows<'a>,
     panels: &'b [Panel<'a>],
-    /// Columns, a multiple of 32.
-    k: u64,
+    /// Tiles along K.
+    steps: u64,
     sums: Total<'a, 'b>,
 }
 
 /// Where a pass's sums go.
 #[derive(Clone, Copy)]
 struct Total<'a, 'b> {
-    /// f32 `[row][panel][16]`
+    /// f32 or i32 `[row][panel][16]`
     mem: Mem<'a>,
     /// Whether these columns are the first ones: there is nothing to add to.
     first: Val<'a>,
@@ -155,10 +166,20 @@ impl<'a> Tiles<'a> {
                 let room = Room::new(f, part);
                 f.range(f.i(0), count, CHUNK_ROWS as i64, |first| {
                     let here = (count - first).min(f.i(CHUNK_ROWS));
-                    self.chunk((rows.starting_at(first), here), part, sums, &room);
+                    let chunk = rows.starting_at(first);
+                    match self.dot {
+                        TileDot::Bf16 => self.chunk((chunk, here), part, sums, &room),
+                        TileDot::Int8 => self.code_chunk((chunk, here), part, sums),
+                    }
                     f.range(f.i(0), here, 1, |row| {
                         for j in 0..part.width {
-                            let value = |m: usize| sums.at(row * (16 * vectors)).plus(part.place(m, j)).get16(16);
+                            let value = |m: usize| {
+                                let sum = sums.at(row * (16 * vectors)).plus(part.place(m, j));
+                                match self.dot {
+                                    TileDot::Bf16 => sum.get16(16),
+                                    TileDot::Int8 => codes_value(sum, chunk.starting_at(row), part, (m, j)),
+                                }
+                            };
                             let values: Vec<Vec<Val<'a>>> = (0..part.matrices.len()).map(|m| vec![value(m)]).collect();
                             store(Sums { row: first + row, panel: part.panel + u64::from(j), values: &values });
                         }
@@ -178,7 +199,7 @@ impl<'a> Tiles<'a> {
         }
         let run = |panels: &[Panel<'a>], rows: Rows<'a>, k: u64, first: Val<'a>, scales: Option<&[Val<'a>]>| {
             let scales = scales.map(|s| (s, room.block));
-            self.pass(&Pass { rows, panels, k, sums: Total { mem: sums, first, scales } }, here);
+            self.pass(&Pass { rows, panels, steps: k / COLUMNS, sums: Total { mem: sums, first, scales } }, here);
         };
         // Columns `from .. from + k`, of which the last, less than 32, are those of the edge.
         let add = |from: Val<'a>, k: u64| {
@@ -205,6 +226,23 @@ impl<'a> Tiles<'a> {
         f.range(f.i(0), f.i(k / block * block), block as i64, |from| add(from, block));
         if !k.is_multiple_of(block) {
             add(f.i(k / block * block), k % block);
+        }
+    }
+
+    /// [`Tiles::chunk`] of int8 rows: K is padded to whole tiles in both operands.
+    fn code_chunk(&self, (rows, here): (Rows<'a>, Val<'a>), part: &Part<'a, '_>, sums: Mem<'a>) {
+        let f = self.f;
+        let (steps, block) = (RowLayout::of(part.matrices[0].k).depth / ROW_BYTES, self.depth / COLUMNS);
+        let add = |from: Val<'a>, steps: u64| {
+            let panel = |p: Panel<'a>| Panel { lines: p.lines.at(from * TILE_BYTES), ..p };
+            let panels = part.each(|m, j| panel(m.panel(part.panel + u64::from(j))));
+            let rows = Rows { mem: rows.mem.at(from * ROW_BYTES), ..rows };
+            let sums = Total { mem: sums, first: from.eq(f.i(0)), scales: None };
+            self.pass(&Pass { rows, panels: &panels, steps, sums }, here);
+        };
+        f.range(f.i(0), f.i(steps / block * block), block as i64, |from| add(from, block));
+        if !steps.is_multiple_of(block) {
+            add(f.i(steps / block * block), steps % block);
         }
     }
 
@@ -261,9 +299,9 @@ impl<'a> Tiles<'a> {
         }
         let a = |i: u32| pass.rows.mem.at((row + u64::from(i) * ROWS) * pass.rows.stride).base;
         let starts: Vec<Val<'a>> = (0..rows).map(a).collect();
-        f.range(f.i(0), f.i(pass.k / COLUMNS), 1, |step| {
-            let load_a =
-                |i: u32| f.tile_load(registers.a(i), starts[i as usize].at(step * 64i64), 2 * pass.rows.stride);
+        let stride_a = pass.rows.stride * pass.rows.mem.store.bytes();
+        f.range(f.i(0), f.i(pass.steps), 1, |step| {
+            let load_a = |i: u32| f.tile_load(registers.a(i), starts[i as usize].at(step * ROW_BYTES), stride_a);
             let load_b = |j: u32| {
                 f.tile_load(registers.b(j), pass.panels[panels.start + j as usize].lines.at(step * TILE_BYTES), 64);
             };
@@ -274,7 +312,7 @@ impl<'a> Tiles<'a> {
                 if j == 0 {
                     load_a(i);
                 }
-                f.tile_dot(TileDot::Bf16, registers.sums(i, j), registers.a(i), registers.b(j));
+                f.tile_dot(self.dot, registers.sums(i, j), registers.a(i), registers.b(j));
             };
             // The side that stays is the inner one.
             if registers.rows_stay() {
@@ -315,6 +353,16 @@ impl<'a> Tiles<'a> {
         }
         self.f.tile_config(self.last);
     }
+}
+
+/// `scale[row] scale[n] (offset[row] + sum)` of 16 columns of panel `(matrix, number)`, with the operations of `codes.rs`.
+fn codes_value<'a>(sum: Mem<'a>, row: Rows<'a>, part: &Part<'a, '_>, (matrix, j): (usize, u32)) -> Val<'a> {
+    let (m, line) = (&part.matrices[matrix], Ty::vec(Elem::I32, 16));
+    let layout = RowLayout::of(m.k);
+    let scales = m.panel(part.panel + u64::from(j)).lines.plus(16 * layout.depth).load(V16, 64);
+    let row = row.mem.base.plus(layout.scale);
+    let sum = sum.base.load(line, 64) + row.plus(4).load(I32, 4).splat(16);
+    sum.to_float(Elem::F32) * scales * row.load(F32, 4).splat(16)
 }
 
 /// Room on the stack.

@@ -40,7 +40,7 @@ impl<'a> Gemm<'a> {
         let mode = Mode::of(k.f.caps, activation, weight);
         let shapes = shapes(k.f.caps, mode, weight, matrices, k.choice("rows", 0), k.choice("panels", 0));
         let group = k.choice("group", 4).div_ceil(matrices).max(1);
-        Self { f: k.f, mode, shapes, group, prefetch: k.choice("prefetch", 1) == 1, tiles: Tiles::new(k, mode) }
+        Self { f: k.f, mode, shapes, group, prefetch: k.choice("prefetch", 1) == 1, tiles: Tiles::new(k, mode, weight) }
     }
 
     /// Runs `body(matrix, panel, width)` over panels `lo..hi` of a stack of matrices with `panels` panels each, in groups that stay inside a matrix.
