@@ -159,16 +159,26 @@ impl Recorder {
 
 /// Value of a sum of [`Terms`].
 pub fn terms(factors: &Terms, s: BatchSizes) -> f64 {
-    let [t, p, r] = [s.tokens, s.pages, s.rows].map(f64::from);
+    sum(factors, s, [s.tokens, s.rows].map(f64::from))
+}
+
+/// The same with other numbers of tokens and logits rows.
+fn sum(factors: &Terms, s: BatchSizes, [t, r]: [f64; 2]) -> f64 {
+    let p = f64::from(s.pages);
     let each = p / f64::from(s.sequences.max(1));
     let symbols = [1.0, t, f64::from(s.sequences), p, r, s.cached as f64, t * each, r * each];
     factors.iter().zip(symbols).map(|(f, n)| f * n).sum()
 }
 
 /// Bytes that a kernel must move.
+///
+/// An expert kernel reads the experts that any of its rows chose. If a row chooses one in `n` (`saturates`), `T` rows with random choices read
+/// as much as `n (1 - (1 - 1/n)^T)` rows with different ones.
 pub fn row_bytes(row: &Kernel, s: BatchSizes) -> f64 {
-    let most = if row.saturates > 0 { row.saturates } else { u32::MAX };
-    terms(&row.bytes, BatchSizes { tokens: s.tokens.min(most), rows: s.rows.min(most), ..s })
+    let n = f64::from(row.saturates);
+    let different = |rows: u32| n * (1.0 - (1.0 - 1.0 / n).powf(f64::from(rows)));
+    let rows = [s.tokens, s.rows];
+    sum(&row.bytes, s, rows.map(|rows| if row.saturates > 0 { different(rows) } else { f64::from(rows) }))
 }
 
 /// What was recorded as a Chrome trace (`chrome://tracing`, Perfetto), times in microseconds: one row for whole launches, and one for each
@@ -213,4 +223,29 @@ pub fn chrome_trace(plan: &Plan, recorder: &Recorder) -> Value {
     let rows = std::iter::once(process).chain(row(0, "launches")).chain(workers);
     let all: Vec<Value> = rows.chain(events.iter().map(event)).chain(recorder.parts().iter().map(part)).collect();
     json!({ "displayTimeUnit": "ns", "traceEvents": all })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn experts_are_read_once_however_many_tokens_chose_them() {
+        let mut kernel = Kernel {
+            symbol: "k".into(),
+            family: "expert_down".into(),
+            phases: 1,
+            saturates: 4,
+            bytes: [8.0, 100.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+            operations: [0.0; 8],
+        };
+        let bytes = |k: &Kernel, tokens| row_bytes(k, BatchSizes { tokens, sequences: 1, ..BatchSizes::default() });
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-6, "{a} {b}");
+        // One of four experts each: the second token finds the first one's expert with probability 1/4.
+        close(bytes(&kernel, 1), 108.0);
+        close(bytes(&kernel, 2), 8.0 + 175.0);
+        close(bytes(&kernel, 1000), 8.0 + 400.0);
+        kernel.saturates = 0;
+        close(bytes(&kernel, 1000), 8.0 + 100_000.0);
+    }
 }

@@ -84,7 +84,8 @@ pub struct Kernel {
     pub family: String,
     /// Phases, with a barrier between them.
     pub phases: u32,
-    /// Rows from which on `bytes` no longer grow with `T` or `R`: an expert kernel has then read all its experts. 0: they always grow.
+    /// Rows that with different choices read all experts: `bytes` grow with `T` or `R` no further, and with random choices towards that. 0: they
+    /// always grow.
     pub saturates: u32,
     /// For people and traces: bytes that must move and operations.
     pub bytes: Terms,
