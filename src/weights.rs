@@ -145,10 +145,20 @@ impl Made {
     /// A quantized block, and the values from its first on.
     fn see(&mut self, values: &[f32], block: &Block) {
         let loss = self.loss.get_or_insert_default();
-        for (x, y) in values.iter().zip(block.values()) {
-            self.not_finite += u64::from(!x.is_finite());
-            loss.error += (f64::from(*x) - f64::from(y)).powi(2);
-            loss.norm += f64::from(*x).powi(2);
+        // A few thousand squares at a time may be summed up in f32.
+        let (mut error, mut norm) = ([0f32; 8], [0f32; 8]);
+        for (xs, codes) in values.chunks(8).zip(block.codes.chunks(8)) {
+            for (i, (x, code)) in xs.iter().zip(codes).enumerate() {
+                let off = x - block.scale * f32::from(*code);
+                error[i] += off * off;
+                norm[i] += x * x;
+            }
+        }
+        let sum = |parts: [f32; 8]| parts.iter().map(|p| f64::from(*p)).sum::<f64>();
+        loss.error += sum(error);
+        loss.norm += sum(norm);
+        if !block.scale.is_finite() {
+            self.not_finite += values.iter().take(block.codes.len()).filter(|x| !x.is_finite()).count() as u64;
         }
     }
 }
@@ -409,6 +419,14 @@ fn converted(
     elements(x, start, len, tensors, &mut raw)?;
     let from = x.ty().dtype;
     let cols = matrices(x.ty()).2;
+    if (from, to) == (DType::Bf16, DType::F32) {
+        let at = out.len();
+        out.resize(at + 2 * raw.len(), 0);
+        for (wide, half) in out[at..].chunks_exact_mut(4).zip(raw.chunks_exact(2)) {
+            wide[2..].copy_from_slice(half); // the upper half of the same f32
+        }
+        return Ok(());
+    }
     let mut scale = (u64::MAX, 1.0);
     for (i, c) in raw.chunks_exact(element_bytes(from)? as usize).enumerate() {
         let value = match from {

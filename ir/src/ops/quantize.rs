@@ -56,21 +56,37 @@ pub fn blocks(row: &[f32], q: Quant) -> impl Iterator<Item = Block> + '_ {
     row.chunks(width.max(1)).map(move |block| if q.elem == Code::I4 { int4(block) } else { int8(block) })
 }
 
-/// The first element of largest magnitude; a NaN is larger than all.
+/// The bits of a magnitude: ordered as magnitudes are, a NaN above all.
+fn magnitude(x: f32) -> i32 {
+    (x.to_bits() & 0x7fff_ffff).cast_signed()
+}
+
+/// The largest magnitude.
+fn largest(block: &[f32]) -> i32 {
+    block.iter().fold(0, |m, x| m.max(magnitude(*x)))
+}
+
+/// The first element of largest magnitude.
 fn extreme(block: &[f32]) -> f32 {
-    block.iter().copied().fold(0.0, |m: f32, x| if x.is_nan() || x.abs() > m.abs() { x } else { m })
+    let largest = largest(block);
+    block.iter().copied().find(|x| magnitude(*x) == largest).unwrap_or(0.0)
+}
+
+/// The nearest integer, ties to even, of `|x| < 2^22`: adding 1.5 * 2^23 leaves it in the low bits. Anything else gives some integer.
+fn nearest(x: f32) -> i32 {
+    (x + 12_582_912.0).to_bits().cast_signed().wrapping_sub(0x4b40_0000)
 }
 
 fn int8(block: &[f32]) -> Block {
-    let largest = extreme(block).abs();
+    let largest = f32::from_bits(largest(block).cast_unsigned());
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-    Block { scale: largest / 127.0, codes: block.iter().map(|x| (x * inverse).round_ties_even() as i8).collect() }
+    Block { scale: largest / 127.0, codes: block.iter().map(|x| nearest(x * inverse) as i8).collect() }
 }
 
 fn int4(block: &[f32]) -> Block {
     let scale = f16::from_f32(extreme(block) / -8.0).to_f32();
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let code = |x: &f32| (x * inverse).round_ties_even().clamp(-8.0, 7.0) as i8;
+    let code = |x: &f32| nearest(x * inverse).clamp(-8, 7) as i8;
     Block { scale, codes: block.iter().map(code).collect() }
 }
 
