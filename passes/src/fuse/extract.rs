@@ -119,7 +119,7 @@ pub fn extract_within(problem: &Problem, limit: u32) -> Result<Extraction, usize
         return Err(*problem.roots.iter().find(|r| alone(r)).unwrap_or(&problem.roots[0]));
     }
     let (upper, picks) = greedy::solution(&core);
-    let mut search = Search { nodes: 0, limit };
+    let mut search = Search::new(limit);
     let found = search.solve(core.clone(), upper);
     let picks = found.best.map_or(picks, |(_, better)| positions(&core, &better));
     let candidate = |class: usize| Some(core.classes[class].get(picks[class]?)?.candidate);

@@ -14,8 +14,8 @@
 use super::core::{Core, Picks, Weight};
 use indexmap::IndexMap;
 
-/// Steps from the first prices; the bound of a layer class settles within a third of them.
-const STEPS: usize = 60;
+/// Steps from the first prices; more make the bound of a layer class hardly better.
+const STEPS: usize = 20;
 /// Steps without a better bound after which steps are halved.
 const PATIENCE: usize = 4;
 

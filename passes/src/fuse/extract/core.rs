@@ -22,7 +22,7 @@ pub fn picos(w: Weight) -> u64 {
 }
 
 /// A candidate that is still possible.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
     pub weight: Weight,
     /// Sorted, each once.
@@ -32,7 +32,7 @@ pub struct Node {
 }
 
 /// Classes with the candidates that are still possible, and those that are needed. A stored form is a class with one candidate.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Core {
     pub classes: Vec<Vec<Node>>,
     pub roots: Vec<usize>,
@@ -140,7 +140,7 @@ impl Core {
     }
 
     /// Classes that the roots reach by any candidate.
-    fn postorder(&self) -> Vec<usize> {
+    pub fn postorder(&self) -> Vec<usize> {
         let (mut seen, mut order) = (vec![false; self.classes.len()], vec![]);
         let mut stack: Vec<(usize, bool)> = self.roots.iter().rev().map(|r| (*r, false)).collect();
         while let Some((class, done)) = stack.pop() {

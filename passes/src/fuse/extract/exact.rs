@@ -2,6 +2,7 @@
 
 use super::bound::{Relaxed, relax};
 use super::core::{Core, Picks, Weight};
+use std::collections::HashMap;
 
 /// Nodes of the search tree after which the best solution so far is taken, with the gap that is left.
 pub const SEARCH_NODE_LIMIT: u32 = 4_000;
@@ -15,32 +16,39 @@ pub struct Found {
     pub bound: Weight,
 }
 
-/// Counts the nodes of the search tree.
-#[derive(Clone, Copy, Debug)]
+/// Counts the nodes of the search tree, and knows what became of problems that it met.
+#[derive(Debug)]
 pub struct Search {
     pub nodes: u32,
     pub limit: u32,
+    known: HashMap<Core, Known>,
+}
+
+/// What is known of a problem: its best solution, or that none is cheaper than a weight.
+#[derive(Debug)]
+struct Known {
+    found: Found,
+    upper: Weight,
 }
 
 impl Search {
+    pub fn new(limit: u32) -> Self {
+        Self { nodes: 0, limit, known: HashMap::new() }
+    }
+
     /// The best solution cheaper than `upper`.
     pub fn solve(&mut self, mut core: Core, upper: Weight) -> Found {
         let mut found = Found { best: None, bound: upper };
-        let (needed, relaxed) = loop {
-            let Some(needed) = core.reduce() else { return found };
-            if let Some(picks) = core.decided() {
-                found.offer(&core, &picks);
-                return found;
-            }
-            let relaxed = relax(&core, &needed, found.bound);
-            found.offer(&core, &relaxed.picks);
-            if relaxed.value >= found.bound {
-                return found;
-            }
-            if !keep(&mut core, &relaxed, found.bound) {
-                break (needed, relaxed);
-            }
-        };
+        let Some(needed) = core.reduce() else { return found };
+        if let Some(picks) = core.decided() {
+            found.offer(&core, &picks);
+            return found;
+        }
+        let relaxed = relax(&core, &needed, found.bound);
+        found.offer(&core, &relaxed.picks);
+        if relaxed.value >= found.bound {
+            return found;
+        }
         if self.nodes >= self.limit {
             found.bound = relaxed.value;
             return found;
@@ -53,9 +61,30 @@ impl Search {
         found
     }
 
+    /// [`Search::solve`] for a part of a problem; different decisions often leave the same parts.
+    fn solve_part(&mut self, part: Core, upper: Weight) -> Found {
+        if let Some(known) = self.known.get(&part) {
+            if let Some((weight, _)) = &known.found.best {
+                let mut found = known.found.clone();
+                if *weight >= upper {
+                    found = Found { best: None, bound: upper };
+                }
+                return found;
+            }
+            if known.upper >= upper {
+                return Found { best: None, bound: upper };
+            }
+        }
+        let found = self.solve(part.clone(), upper);
+        if self.nodes < self.limit {
+            self.known.insert(part, Known { found: found.clone(), upper });
+        }
+        found
+    }
+
     /// Takes each candidate of one needed class in turn.
     fn branch(&mut self, core: &Core, needed: &[bool], relaxed: &Relaxed, found: &mut Found) {
-        let class = widest(core, needed, relaxed);
+        let class = highest(core, needed);
         let mut order: Vec<usize> = (0..core.classes[class].len()).collect();
         order.sort_by_key(|i| relaxed.with[class][*i]);
         let mut lowest = Weight::MAX;
@@ -78,7 +107,7 @@ impl Search {
     /// Needed classes that share no open operand are searched apart. `None` if there is one part only, or if the parts close a cycle together.
     fn by_parts(&mut self, core: &Core, needed: &[bool], relaxed: &Relaxed, upper: Weight) -> Option<Found> {
         let parts = parts(core, needed);
-        if parts.len() < 2 {
+        if parts.len() < 2 && !(0..core.classes.len()).any(|c| needed[c] && core.classes[c].len() == 1) {
             return None;
         }
         let bound = |part: &Vec<usize>| part.iter().map(|c| relaxed.parts[*c]).sum::<Weight>();
@@ -93,7 +122,7 @@ impl Search {
         let mut complete = true;
         for part in &parts {
             open -= bound(part);
-            let below = self.solve(sub_core(core, part, needed), upper - bounds - open);
+            let below = self.solve_part(sub_core(core, part, needed), upper - bounds - open);
             match below.best {
                 Some((_, of_part)) => part.iter().zip(of_part).for_each(|(c, pick)| picks[*c] = pick),
                 None => complete = false,
@@ -130,27 +159,10 @@ impl Found {
     }
 }
 
-/// Removes candidates whose solutions cost at least `upper`.
-fn keep(core: &mut Core, relaxed: &Relaxed, upper: Weight) -> bool {
-    let mut changed = false;
-    for (nodes, with) in core.classes.iter_mut().zip(&relaxed.with) {
-        let mut costs = with.iter();
-        let before = nodes.len();
-        nodes.retain(|_| costs.next().is_some_and(|c| *c < upper));
-        changed |= nodes.len() < before;
-    }
-    changed
-}
-
-/// The needed class whose second best candidate is worst: deciding it says most.
-fn widest(core: &Core, needed: &[bool], relaxed: &Relaxed) -> usize {
-    let regret = |c: usize| {
-        let mut costs = relaxed.with[c].clone();
-        costs.sort_unstable();
-        costs[1] - costs[0]
-    };
-    let open = (0..core.classes.len()).filter(|c| needed[*c] && core.classes[*c].len() > 1);
-    open.max_by_key(|c| (regret(*c), std::cmp::Reverse(*c))).expect("a core without such a class is decided")
+/// The open needed class nearest to the roots: deciding it settles most of what is below.
+fn highest(core: &Core, needed: &[bool]) -> usize {
+    let open = |c: &usize| needed[*c] && core.classes[*c].len() > 1;
+    core.postorder().into_iter().rfind(open).expect("a core without such a class is decided")
 }
 
 /// Open classes, grouped by what they share; decided ones are in no group.
