@@ -16,9 +16,10 @@ demo: setup
 test: setup
 	cargo test --workspace --locked
 
-# Times the kernels of DeepSeek-V2-Lite on this machine, then the small model.
+# Times the kernels of DeepSeek-V2-Lite on this machine, fusion and compile of V3 at several depths, then the small model.
 bench: setup
 	cargo run --release --locked -p deepfuse-codegen --example kernels
+	cargo run --release --locked --example growth
 	cargo build --release --locked --bin deepfuse
 	$(DEEPFUSE) compile tests/checkpoints/tiny-python -o $(MODEL)
 	$(DEEPFUSE) bench $(MODEL) --batch 1,8
