@@ -3,7 +3,7 @@
 //! Premises and computed attributes are data, evaluated here and nowhere else, so that a certificate can name them and a checker
 //! can evaluate them again.
 
-use crate::graph::Attr;
+use crate::graph::{Attr, Float};
 use crate::ops::einsum;
 use crate::types::{DType, Dim, TensorType, Type};
 use std::fmt;
@@ -50,10 +50,14 @@ pub enum Premise {
     SplitsRows { rows: Var, shape: Var },
     /// The element type of the value.
     HasDType(Var, DType),
-    /// Every value of the operand is one of f32: a conversion to f32 changes nothing.
-    Widens(Var),
     /// The attribute is this integer.
     IsInt(Var, i64),
+    /// The attribute is the number of the last axis of the value.
+    IsLastAxis { axis: Var, of: Var },
+    /// The attribute is the length of this axis of the value.
+    IsLength { len: Var, of: Var, axis: Var },
+    /// The attribute is the element type of the value.
+    IsDType { dtype: Var, of: Var },
     /// Both values have the same number of axes.
     SameRank(Var, Var),
     /// The first value has more axes than the second.
@@ -78,6 +82,10 @@ pub enum Build {
     Rows(Var),
     /// Dim `axis` of a shape attribute; a number.
     ShapeDim(Var, usize),
+    /// The sum of two numbers.
+    Sum(Var, Var),
+    /// The product of two real numbers.
+    Product(Var, Var),
     /// The shape attribute with the first axis of a value in place of its own.
     WithRows { rows: Var, shape: Var },
     /// `[rows, heads, n / heads]` for a value `[rows, _]`, a weight `[n, _]` and a number of heads.
@@ -102,8 +110,13 @@ impl Premise {
                 x.rank() == 2 && shape.len() == 3 && shape[0] == x.shape[0] && shape[1..].iter().all(is_number)
             }
             Self::HasDType(x, dtype) => tensor(b, x)?.dtype == dtype,
-            Self::Widens(x) => matches!(tensor(b, x)?.dtype, DType::F32 | DType::Bf16 | DType::F16),
             Self::IsInt(a, n) => *attr(b, a)? == Attr::Int(n),
+            Self::IsLastAxis { axis, of } => int(b, axis)? + 1 == tensor(b, of)?.rank() as i64,
+            Self::IsLength { len, of, axis } => {
+                let d = tensor(b, of)?.shape.get(usize::try_from(int(b, axis)?).ok()?)?;
+                d.as_fixed() == u64::try_from(int(b, len)?).ok()
+            }
+            Self::IsDType { dtype, of } => *attr(b, dtype)? == Attr::DType(tensor(b, of)?.dtype),
             Self::SameRank(x, y) => tensor(b, x)?.rank() == tensor(b, y)?.rank(),
             Self::MoreAxes(x, y) => tensor(b, x)?.rank() > tensor(b, y)?.rank(),
             Self::HasRows(x) => tensor(b, x)?.rank() >= 2,
@@ -125,6 +138,8 @@ impl Build {
             Self::LastAxis(x) => Attr::Int(tensor(b, x)?.rank().checked_sub(1)? as i64),
             Self::Rows(x) => Attr::Int(tensor(b, x)?.shape.first()?.as_fixed()? as i64),
             Self::ShapeDim(shape, axis) => Attr::Int(shape_of(b, shape)?.get(axis)?.as_fixed()? as i64),
+            Self::Sum(x, y) => Attr::Int(int(b, x)?.checked_add(int(b, y)?)?),
+            Self::Product(x, y) => Attr::Float(Float(float(b, x)? * float(b, y)?)),
             Self::WithRows { rows, shape } => {
                 let (first, shape) = (*tensor(b, rows)?.shape.first()?, shape_of(b, shape)?);
                 Attr::Shape([&[first], shape.get(1..)?].concat())
@@ -150,6 +165,14 @@ fn tensor(b: &dyn Bindings, var: Var) -> Option<&TensorType> {
 
 fn attr(b: &dyn Bindings, var: Var) -> Option<&Attr> {
     if let Bound::Attr(a) = b.bound(var)? { Some(a) } else { None }
+}
+
+fn int(b: &dyn Bindings, var: Var) -> Option<i64> {
+    if let Attr::Int(n) = attr(b, var)? { Some(*n) } else { None }
+}
+
+fn float(b: &dyn Bindings, var: Var) -> Option<f64> {
+    if let Attr::Float(x) = attr(b, var)? { Some(x.0) } else { None }
 }
 
 fn shape_of(b: &dyn Bindings, var: Var) -> Option<&[Dim]> {
@@ -192,8 +215,10 @@ impl fmt::Display for Premise {
             Self::Equation(eq, text) => write!(f, "equation({eq}, {text})"),
             Self::SplitsRows { rows, shape } => write!(f, "splits_rows({rows}, {shape})"),
             Self::HasDType(x, dtype) => write!(f, "has_dtype({x}, {dtype})"),
-            Self::Widens(x) => write!(f, "widens({x})"),
             Self::IsInt(a, n) => write!(f, "is_int({a}, {n})"),
+            Self::IsLastAxis { axis, of } => write!(f, "is_last_axis({axis}, {of})"),
+            Self::IsLength { len, of, axis } => write!(f, "is_length({len}, {of}, {axis})"),
+            Self::IsDType { dtype, of } => write!(f, "is_dtype({dtype}, {of})"),
             Self::SameRank(x, y) => write!(f, "same_rank({x}, {y})"),
             Self::MoreAxes(x, y) => write!(f, "more_axes({x}, {y})"),
             Self::HasRows(x) => write!(f, "has_rows({x})"),
@@ -210,6 +235,8 @@ impl fmt::Display for Build {
             Self::LastAxis(x) => write!(f, "last_axis({x})"),
             Self::Rows(x) => write!(f, "rows({x})"),
             Self::ShapeDim(s, axis) => write!(f, "shape_dim({s}, {axis})"),
+            Self::Sum(x, y) => write!(f, "sum({x}, {y})"),
+            Self::Product(x, y) => write!(f, "product({x}, {y})"),
             Self::WithRows { rows, shape } => write!(f, "with_rows({rows}, {shape})"),
             Self::SplitShape { rows, weight, heads } => write!(f, "split_shape({rows}, {weight}, {heads})"),
         }

@@ -312,10 +312,7 @@ mod tests {
         assert_eq!(outcome(MLP, "add-norm", requantizes, &[]), "no match: there is no `rms_norm`");
         let wide = MLP.replace("bf16[8, 16] @ \"up\"", "f32[8, 16] @ \"up\"");
         let told = outcome(&wide, "swiglu", requantizes, &[]);
-        assert_eq!(
-            told,
-            "it matches, but same_type(?g, ?u) fails: ?g is a weight : bf16[8, 16], ?u is a weight : f32[8, 16]"
-        );
+        assert_eq!(told, "it matches, but ill-typed: swiglu: swiglu: gate bf16[8, 16] and up f32[8, 16] differ");
         let other = MLP.replace("silu %0", "sigmoid %0");
         let told = outcome(&other, "swiglu", requantizes, &["all"]);
         let near = "nearest match has 2 of 4 operations: where it asks for `(silu (linear ?x ?g))` there is `sigmoid` : bf16[T, 8]";

@@ -23,6 +23,10 @@ impl Match {
             ("?h", Attr::Int(3)),
             ("?e", Attr::Str("pqr,xqr->pqx".into())),
             ("?bad", Attr::Str("pqr".into())),
+            ("?one", Attr::Int(1)),
+            ("?eight", Attr::Int(8)),
+            ("?half", Attr::Float(Float(0.5))),
+            ("?narrow", Attr::DType(DType::Bf16)),
             ("?a", Attr::Ints(vec![0, 2, 1])),
             ("?b", Attr::Ints(vec![1, 0, 2])),
             ("?zero", Attr::Int(0)),
@@ -57,8 +61,10 @@ fn premises_hold_and_fail() {
         Equation("?e", "tnd,xnd->tnx"),
         SplitsRows { rows: "?x", shape: "?s" },
         HasDType("?x", DType::Bf16),
-        Widens("?x"),
         IsInt("?h", 3),
+        IsLastAxis { axis: "?one", of: "?x" },
+        IsLength { len: "?eight", of: "?x", axis: "?one" },
+        IsDType { dtype: "?narrow", of: "?x" },
         SameRank("?x", "?w"),
         MoreAxes("?x", "?line"),
         HasRows("?x"),
@@ -79,8 +85,14 @@ fn premises_hold_and_fail() {
         Equation("?x", "tnd,xnd->tnx"),
         SplitsRows { rows: "?w", shape: "?s" },
         HasDType("?x", DType::F32),
-        Widens("?s"),
         IsInt("?h", 4),
+        IsLastAxis { axis: "?zero", of: "?x" },
+        IsLastAxis { axis: "?s", of: "?x" },
+        IsLength { len: "?h", of: "?x", axis: "?one" },
+        IsLength { len: "?eight", of: "?x", axis: "?zero" },
+        IsLength { len: "?eight", of: "?x", axis: "?h" },
+        IsDType { dtype: "?narrow", of: "?c" },
+        IsDType { dtype: "?one", of: "?x" },
         SameRank("?x", "?line"),
         MoreAxes("?x", "?w"),
         MoreAxes("?line", "?x"),
@@ -104,6 +116,10 @@ fn built_attributes() {
     assert_eq!(Build::Rows("?x").value(&m), None, "a symbol is no number");
     assert_eq!(Build::ShapeDim("?s", 1).value(&m), Some(Attr::Int(3)));
     assert_eq!(Build::ShapeDim("?s", 3).value(&m), None);
+    assert_eq!(Build::Sum("?one", "?eight").value(&m), Some(Attr::Int(9)));
+    assert_eq!(Build::Sum("?one", "?half").value(&m), None);
+    assert_eq!(Build::Product("?half", "?half").value(&m), Some(Attr::Float(Float(0.25))));
+    assert_eq!(Build::Product("?half", "?one").value(&m), None);
     let with = |rows| Build::WithRows { rows, shape: "?s" }.value(&m);
     let expected = [Dim::symbol(Symbol::R), Dim::fixed(3), Dim::fixed(4)];
     assert_eq!(with("?r"), Some(Attr::Shape(expected.to_vec())));

@@ -156,18 +156,11 @@ fn instance(table: &mut Table, pattern: &Pattern, vars: &Vars) -> Result<Vec<usi
     Ok(terms)
 }
 
-/// Whether some value inside the pattern is rounded to less than f32; the root is not inside.
+/// Whether some value inside the pattern is rounded to less than f32, a computed weight too; the root is not inside.
 fn rounds(table: &Table, pattern: &Pattern, terms: &[usize]) -> bool {
     let narrow = |ty: &Type| ty.tensor().is_some_and(|t| t.dtype.is_float() && t.dtype != DType::F32);
-    let mut constant: Vec<bool> = vec![];
-    for (place, term) in pattern.nodes.iter().zip(terms) {
-        constant.push(match place {
-            Place::Var(_) => table.facts(*term).constant,
-            Place::Node(n) => n.children().iter().all(|c| constant[*c]),
-        });
-    }
     (0..pattern.root()).any(|i| {
-        let computed = matches!(&pattern.nodes[i], Place::Node(Node::Op(op, _)) if !copies(*op)) && !constant[i];
+        let computed = matches!(&pattern.nodes[i], Place::Node(Node::Op(op, _)) if !copies(*op));
         computed && matches!(&table.facts(terms[i]).what, What::Values(types) if types.iter().any(narrow))
     })
 }

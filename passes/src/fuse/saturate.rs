@@ -191,37 +191,24 @@ impl Bindings for Match<'_> {
     }
 }
 
-/// A node of a pattern under a match.
-struct Typed {
-    what: What,
-    constant: bool,
-}
-
-fn typed(egraph: &EGraph, ast: &PatternAst<Enode>, subst: &Subst) -> Option<Vec<Typed>> {
-    let mut all: Vec<Typed> = vec![];
+fn typed(egraph: &EGraph, ast: &PatternAst<Enode>, subst: &Subst) -> Option<Vec<What>> {
+    let mut all: Vec<What> = vec![];
     for node in ast {
         let next = match node {
-            ENodeOrVar::Var(v) => {
-                let facts = &egraph[*subst.get(*v)?].data;
-                Typed { what: facts.what.clone(), constant: facts.constant }
-            }
-            ENodeOrVar::ENode(n) => {
-                let what = result_of(n, &egraph.analysis.inputs, |id| all[usize::from(id)].what.clone()).ok()?;
-                Typed { what, constant: n.children().iter().all(|id| all[usize::from(*id)].constant) }
-            }
+            ENodeOrVar::Var(v) => egraph[*subst.get(*v)?].data.what.clone(),
+            ENodeOrVar::ENode(n) => result_of(n, &egraph.analysis.inputs, |id| all[usize::from(id)].clone()).ok()?,
         };
         all.push(next);
     }
     Some(all)
 }
 
-/// Whether some value inside the pattern is rounded to less than f32; the root is not inside.
-fn rounds(ast: &PatternAst<Enode>, types: &[Typed]) -> bool {
+/// Whether some value inside the pattern is rounded to less than f32, a computed weight too; the root is not inside.
+fn rounds(ast: &PatternAst<Enode>, types: &[What]) -> bool {
     let narrow = |ty: &Type| ty.tensor().is_some_and(|t| t.dtype.is_float() && t.dtype != DType::F32);
     let inner = ast.iter().zip(types).take(types.len().saturating_sub(1));
-    let mut computed =
-        inner.filter(|(n, t)| !t.constant && matches!(n, ENodeOrVar::ENode(Enode::Op(op, _)) if !copies(*op)));
-    computed.any(|(_, t)| matches!(&t.what, What::Values(types) if types.iter().any(narrow)))
+    let mut computed = inner.filter(|(n, _)| matches!(n, ENodeOrVar::ENode(Enode::Op(op, _)) if !copies(*op)));
+    computed.any(|(_, what)| matches!(what, What::Values(types) if types.iter().any(narrow)))
 }
 
 fn apply(
@@ -255,13 +242,20 @@ fn apply(
     let (mut added, mut joined, mut offset) = (vec![], false, 0);
     for (left, right) in &rule.equations {
         let l = add(egraph, left, &subst, &mut |_, _, _| {});
+        let mut known = true;
         let r = add(egraph, right, &subst, &mut |node, enode, new| {
+            known = !new;
             if new && !matches!(enode, Enode::Attr(_)) {
                 added.push((enode, Term::Made { step, node: offset + node }));
             }
         });
         offset += right.len() as u32;
-        joined |= egraph.union(l, r);
+        let union = egraph.union(l, r);
+        joined |= union;
+        // Both had users: what these make of them is equal too, and no later step may claim to have shown it.
+        if union && known {
+            egraph.rebuild();
+        }
     }
     if added.is_empty() && !joined {
         return Ok(Applied::Known);
@@ -294,8 +288,8 @@ fn class_of(egraph: &EGraph, rule: &CompiledRule, subst: &Subst) -> Result<Optio
     for (left, right) in &rule.equations {
         let (Some(l), Some(r)) = (typed(egraph, left, subst), typed(egraph, right, subst)) else { return Ok(None) };
         let (Some(from), Some(to)) = (l.last(), r.last()) else { return Ok(None) };
-        if from.what != to.what {
-            let message = format!("rule {}: {left} is {:?}, {right} is {:?}", rule.rule.name, from.what, to.what);
+        if from != to {
+            let message = format!("rule {}: {left} is {from:?}, {right} is {to:?}", rule.rule.name);
             return Err(FuseError::bug(message));
         }
         rounding |= rounds(left, &l) || rounds(right, &r);

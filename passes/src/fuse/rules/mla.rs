@@ -29,7 +29,7 @@ pub fn rules() -> Vec<Rule> {
         Rule::new("absorb-value", InF32(Reassociates),
             "(einsum ?p (slice (reshape (linear ?c ?w) ?shape) 2 ?len ?from) ?eq)",
             "(head_linear (einsum ?p ?c tnx,xl->tnl) (head_rows ?w ?heads ?len ?from))")
-            .when(&[Premise::Equation("?eq", "tnx,xnv->tnv"), Premise::Constant("?w"), splits]).with("?heads", heads),
+            .when(&[Premise::Equation("?eq", "tnx,xnv->tnv"), Premise::Constant("?w")]).with("?heads", heads),
         Rule::new("absorb-value", InF32(Reassociates),
             "(head_linear (einsum ?p ?c ?eq) (head_rows ?w ?heads ?len ?from))",
             "(einsum ?p (slice (reshape (linear ?c ?w) ?shape) 2 ?len ?from) tnx,xnv->tnv)")

@@ -1,5 +1,6 @@
 //! Rewrite rules: named lines with a reason above, premises, and a numeric class. One file a theme.
 
+pub mod elementwise;
 pub mod linear;
 pub mod mla;
 pub mod moe;
@@ -79,7 +80,8 @@ impl Rule {
 
 /// All rules, in the order in which they are searched.
 pub fn all() -> Vec<Rule> {
-    [linear::rules(), norm::rules(), mla::rules(), moe::rules(), rows::rules()].concat()
+    let themes = [linear::rules, norm::rules, mla::rules, moe::rules, rows::rules, elementwise::rules];
+    themes.iter().flat_map(|rules| rules()).collect()
 }
 
 /// Whether the operation copies values: it computes, and therefore rounds, nothing.

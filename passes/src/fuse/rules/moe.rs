@@ -9,11 +9,9 @@ use deepfuse_ir::premise::Premise;
 #[rustfmt::skip]
 pub fn rules() -> Vec<Rule> {
     let wide = [Premise::HasDType("?x", F32)];
-    let narrow = [Premise::Widens("?x")];
     vec![
         // Gate and up projection of every token's experts: the gate never reaches memory, nor its rounding.
-        Rule::new("expert-swiglu", InF32(Exact), "(mul (silu (expert_linear ?x ?i ?g)) (expert_linear ?x ?i ?u))", "(expert_swiglu ?x ?i ?g ?u)")
-            .when(&[Premise::SameType("?g", "?u")]),
+        Rule::new("expert-swiglu", InF32(Exact), "(mul (silu (expert_linear ?x ?i ?g)) (expert_linear ?x ?i ?u))", "(expert_swiglu ?x ?i ?g ?u)"),
         // Down projection and weighted sum: the k rows of a token never reach memory, nor their roundings.
         Rule::new("expert-down", InF32(Exact), "(combine (expert_linear ?h ?i ?d) ?w)", "(expert_down ?h ?i ?w ?d)"),
 
@@ -56,9 +54,9 @@ pub fn rules() -> Vec<Rule> {
         // .. and the widened input: the kernel computes in f32 from whatever it reads.
         Rule::new("route-input", InF32(Exact),
             "(route (convert ?x f32) ?w ?by ?eps ?fill ?groups ?k ?keep ?normalize ?scale ?scoring)",
-            "(route ?x ?w ?by ?eps ?fill ?groups ?k ?keep ?normalize ?scale ?scoring)").when(&narrow),
+            "(route ?x ?w ?by ?eps ?fill ?groups ?k ?keep ?normalize ?scale ?scoring)"),
         Rule::new("route-input-bias", InF32(Exact),
             "(route (convert ?x f32) ?w ?b ?by ?eps ?fill ?groups ?k ?keep ?normalize ?scale ?scoring)",
-            "(route ?x ?w ?b ?by ?eps ?fill ?groups ?k ?keep ?normalize ?scale ?scoring)").when(&narrow),
+            "(route ?x ?w ?b ?by ?eps ?fill ?groups ?k ?keep ?normalize ?scale ?scoring)"),
     ]
 }

@@ -3,7 +3,6 @@
 use super::Class::Always;
 use super::Rule;
 use crate::fuse::Numerics::Exact;
-use deepfuse_ir::premise::Premise;
 
 #[rustfmt::skip]
 pub fn rules() -> Vec<Rule> {
@@ -11,8 +10,7 @@ pub fn rules() -> Vec<Rule> {
         // The residual sum is normed while it is still in registers. Both results are used: the sum goes on as the residual stream. The
         // norm is that of the rounded sum, as in the plain form.
         Rule::new("add-norm", Always(Exact), "(rms_norm (add ?x ?d) ?gain ?eps)", "(proj 1 (add_norm ?x ?d ?gain ?eps))")
-            .also("(add ?x ?d)", "(proj 0 (add_norm ?x ?d ?gain ?eps))")
-            .when(&[Premise::SameType("?x", "?d")]),
+            .also("(add ?x ?d)", "(proj 0 (add_norm ?x ?d ?gain ?eps))"),
 
         // The row of the latent cache is computed where it is stored: norm of the latent, rotation of the key, both rounded as before.
         Rule::new("rope-cache", Always(Exact),
