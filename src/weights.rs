@@ -333,7 +333,7 @@ fn elements(e: &WeightExpr, start: u64, len: u64, tensors: &dyn Tensors, out: &m
             runs(start, len, kept * cols, |head, at, count| {
                 let from = (head * n + first) * cols + at;
                 if widen {
-                    converted(x, from, count, ty.dtype, tensors, out)
+                    converted(x, (from, count), ty.dtype, 1.0, tensors, out)
                 } else {
                     elements(x, from, count, tensors, out)
                 }
@@ -353,7 +353,8 @@ fn elements(e: &WeightExpr, start: u64, len: u64, tensors: &dyn Tensors, out: &m
                 if rest > 0 { elements(y, run * b + (at + head - a), rest, tensors, out) } else { Ok(()) }
             })
         }
-        Op::Convert => converted(x, start, len, ty.dtype, tensors, out),
+        Op::Convert => converted(x, (start, len), ty.dtype, 1.0, tensors, out),
+        Op::Scale => converted(x, (start, len), ty.dtype, attrs.float("value").unwrap_or(1.0) as f32, tensors, out),
         Op::Permute => permuted(x, attrs.ints("axes").unwrap_or(&[]), start, len, tensors, out),
         other => Err(WeightError::Unsupported(other.name())),
     }
@@ -406,12 +407,12 @@ fn source_elements(
     })
 }
 
-/// Elements in another float type; quantized ones as `scale * code` in f32 first.
+/// Elements times a factor, in another float type; quantized ones as `scale * code` in f32 first.
 fn converted(
     x: &WeightExpr,
-    start: u64,
-    len: u64,
+    (start, len): (u64, u64),
     to: DType,
+    factor: f32,
     tensors: &dyn Tensors,
     out: &mut Vec<u8>,
 ) -> Result<(), WeightError> {
@@ -444,6 +445,7 @@ fn converted(
             }
             DType::I32 | DType::U32 => return Err(WeightError::Unsupported("convert")),
         };
+        let value = value * factor;
         match to {
             DType::Bf16 => out.extend(bf16::from_f32(value).to_le_bytes()),
             DType::F16 => out.extend(f16::from_f32(value).to_le_bytes()),

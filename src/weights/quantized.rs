@@ -37,7 +37,7 @@ pub fn panels(
             };
             raw.clear();
             values.clear();
-            converted(&operands[0], at, cols, DType::F32, tensors, &mut raw)?;
+            converted(&operands[0], (at, cols), DType::F32, 1.0, tensors, &mut raw)?;
             values.extend(raw.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])));
             let from = codes.len();
             for block in blocks(&values, q) {

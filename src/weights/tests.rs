@@ -4,7 +4,7 @@
 use super::*;
 use deepfuse_ir::ops::attrs;
 use deepfuse_ir::tensor::Tensor;
-use deepfuse_ir::{Attr, Attrs, Dim, Graph, ParamKind, Sizes, ValueId};
+use deepfuse_ir::{Attr, Attrs, Dim, Float, Graph, ParamKind, Sizes, ValueId};
 use deepfuse_passes::stored::stored_bytes;
 use std::collections::HashMap;
 
@@ -245,7 +245,8 @@ fn conversions_slices_and_reshapes() {
         w.apply(Op::Slice, &[wide], &[("axis", Attr::Int(1)), ("start", Attr::Int(3)), ("len", Attr::Int(64))]);
     let shape = Attr::Shape([4, 64, 64].map(Dim::fixed).to_vec());
     let split = w.apply(Op::Reshape, &[columns], &[("shape", shape)]);
-    for v in [wide, half, tail, columns, split] {
+    let scaled = w.apply(Op::Scale, &[half], &[("value", Attr::Float(Float(0.37)))]);
+    for v in [wide, half, tail, columns, split, scaled] {
         w.check(v, Layout::Vnni);
         w.check(v, Layout::Dense);
     }
