@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod diff;
 pub mod error;
 pub mod explain;
+pub mod max_error;
 pub mod output;
 pub mod pipeline;
 pub mod proof;

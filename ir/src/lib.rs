@@ -14,6 +14,7 @@ pub mod tensor;
 pub mod testing;
 pub mod text;
 pub mod types;
+pub mod values;
 pub mod verify;
 pub mod weights;
 

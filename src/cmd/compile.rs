@@ -1,6 +1,7 @@
 //! `deepfuse compile`
 
 use super::progress::Progress;
+use deepfuse::max_error::{self, BucketError, ClassError};
 use deepfuse::output::{self, Written};
 use deepfuse::pipeline::Event;
 use deepfuse::text::{Stop, at_stop};
@@ -47,6 +48,10 @@ pub struct Args {
     /// A fusion rule that must not fire (`all`: none may); can be given several times
     #[arg(long = "disable-rule", value_name = "RULE")]
     disabled: Vec<String>,
+    /// Fail if a fused layer differs from its plain form by more than this (relative RMS, by the reference evaluator on random and hard
+    /// inputs), and name the fusion
+    #[arg(long, value_name = "X", value_parser = parse_error_limit)]
+    max_error: Option<f64>,
     /// Threads that emit code and pack weights; the result does not depend on it [default: all cores]
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
@@ -120,6 +125,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         Event::Needs(model, needs) if !json => progress.above(|| tell_needs(model, needs)),
         Event::Needs(..) => {}
     })?;
+    let errors = match args.max_error {
+        Some(limit) => max_error::check(&compiled.fused, limit, &req)?,
+        None => vec![],
+    };
     let seconds_compile = started.elapsed().as_secs_f64();
     progress.bytes(if req.shapes_only { 0 } else { compiled.needs.weights });
     let written = output::write(&compiled, &req, &mut |done| progress.advance(done))?;
@@ -129,9 +138,10 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     }
     let total = started.elapsed().as_secs_f64();
     if json {
-        print_object(&compiled, &written, &req, seconds_compile, total);
+        print_object(&compiled, &written, &req, &errors, seconds_compile, total);
     } else {
         print_summary(&compiled, &written, &req.out, seconds_compile, total, req.shapes_only);
+        print_errors(&errors);
     }
     Ok(())
 }
@@ -181,6 +191,12 @@ pub fn unknown_target(name: &str) -> Error {
     )
     .help(format!("targets: native, {}", known.join(", ")))
     .into()
+}
+
+/// A positive number.
+fn parse_error_limit(text: &str) -> Result<f64, String> {
+    let limit: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if limit > 0.0 { Ok(limit) } else { Err("the limit must be above 0".to_owned()) }
 }
 
 /// `24GiB`, `512MiB`, `1000000`.
@@ -256,7 +272,19 @@ fn print_summary(
     say!("next: {program} {next} {}{prompt}", out.display());
 }
 
-fn print_object(c: &pipeline::Compiled, w: &Written, req: &Request, compile: f64, total: f64) {
+fn print_errors(errors: &[ClassError]) {
+    for e in errors {
+        let of_bucket = |b: &BucketError| format!("{} {:.1e}", b.bucket, b.relative_rms);
+        let shown = if e.errors.is_empty() {
+            format!("not evaluated: {} elements are too many", human_count(e.elements))
+        } else {
+            e.errors.iter().map(of_bucket).collect::<Vec<_>>().join(", ")
+        };
+        say!("  error        layer class {}: {shown}", e.class);
+    }
+}
+
+fn print_object(c: &pipeline::Compiled, w: &Written, req: &Request, errors: &[ClassError], compile: f64, total: f64) {
     let (p, needs) = (c.model.parameters(), &c.needs);
     super::print_json(&serde_json::json!({
         "schema": "deepfuse.compile/1",
@@ -266,6 +294,7 @@ fn print_object(c: &pipeline::Compiled, w: &Written, req: &Request, compile: f64
         "kernels": c.planned.plan.kernels.len(),
         "launches": c.planned.plan.buckets.iter().map(|b| (b.name.clone(), b.actions.len())).collect::<std::collections::BTreeMap<_, _>>(),
         "fusion": {"classes": c.fused.report.classes.len(), "gap_nanos": c.fused.report.gap_nanos()},
+        "errors": errors,
         "bytes": {"code": w.code_bytes, "plan": w.plan_bytes, "weights": w.weight_bytes},
         "needs": {"disk": needs.disk, "weights": needs.weights, "activations": needs.activations, "cache": needs.cache},
         "seconds": {"compile": compile, "total": total},

@@ -8,6 +8,7 @@ mod diff;
 mod end_to_end;
 mod explain;
 mod interruptions;
+mod max_error;
 mod quantized;
 mod support;
 mod usage;

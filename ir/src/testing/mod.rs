@@ -13,10 +13,9 @@
 
 mod build;
 mod step;
-mod values;
 
+pub use crate::values::{Batch, Sequence, values};
 pub use build::{Builder, Ref};
-pub use values::{Batch, Sequence, values};
 
 use crate::graph::Graph;
 use proptest::collection::vec;
