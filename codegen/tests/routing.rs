@@ -39,6 +39,7 @@ fn routers() {
             let mut list = limit(groups, keep, by, fill);
             list.extend([
                 ("k", Attr::Int(k)),
+                ("append", Attr::Int(k % 3)),
                 ("normalize", Attr::Int(i64::from(bias))),
                 ("eps", real(1e-20)),
                 ("scale", real(2.5)),
@@ -81,8 +82,12 @@ fn weights_of_slots() {
         let scores =
             Arg::dense(dtype, &[T(), dim(e)], &[t, e as usize], (0..t * e as usize).map(|_| r.unit().abs()).collect());
         let idx = routing(&mut r, t, k, e as usize);
-        run(Op::Gather, &Attrs::new(), &[scores, idx], sizes(t as u64), 0.0);
+        run(Op::Gather, &Attrs::new(), &[scores, idx.clone()], sizes(t as u64), 0.0);
+        let more =
+            |start, step| attrs(&[("count", Attr::Int(2)), ("start", Attr::Int(start)), ("step", Attr::Int(step))]);
+        run(Op::Extend, &more(e as i64, 1), &[idx], sizes(t as u64), 0.0);
         let w = Arg::dense(dtype, &[T(), dim(k as u64)], &[t, k], (0..t * k).map(|_| r.unit().abs()).collect());
+        run(Op::Extend, &more(1, 0), &[w.clone().with_gap(3)], sizes(t as u64), 0.0);
         run(Op::Normalize, &attrs(&[("eps", real(1e-20))]), std::slice::from_ref(&w), sizes(t as u64), 1e-6);
         for n in [1, 16, 37] {
             let y = Arg::random(&mut r, dtype, &[T(), dim(k as u64), dim(n)], &[t, k, n as usize]);

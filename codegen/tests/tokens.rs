@@ -127,6 +127,7 @@ fn routers_with_ties() {
         ] {
             for (by, fill) in [("max", "zero"), ("top2", "neg_inf")] {
                 let list = [
+                    ("append", Attr::Int(0)),
                     ("by", word(by)),
                     ("eps", real(1e-20)),
                     ("fill", word(fill)),

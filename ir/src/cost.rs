@@ -146,6 +146,7 @@ fn operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
         Op::Embed
         | Op::GatherRows
         | Op::Gather
+        | Op::Extend
         | Op::Reshape
         | Op::Slice
         | Op::Concat

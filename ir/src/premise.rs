@@ -71,6 +71,8 @@ pub enum Premise {
     /// The attribute is an equation whose first axis is that of the first operand and not in the second: a row of the result is made of
     /// one row of the first operand.
     ByRows(Var),
+    /// The attribute is the length of the value's first axis.
+    IsRows(Var, Var),
 }
 
 /// An attribute that a rule computes for its right-hand side.
@@ -80,6 +82,10 @@ pub enum Build {
     LastAxis(Var),
     /// Length of the first axis of a value; a number.
     Rows(Var),
+    /// Length of axis `axis` of a value; a number.
+    Axis(Var, usize),
+    /// How many matrices `[n, _]` of a stack `[e, n, _]` a matrix `[parts n, _]` makes: `parts`, a whole number.
+    Parts { whole: Var, stack: Var },
     /// Dim `axis` of a shape attribute; a number.
     ShapeDim(Var, usize),
     /// The sum of two numbers.
@@ -127,6 +133,7 @@ impl Premise {
                 let eq = einsum::parse(text)?;
                 eq.a[0] == eq.out[0] && !eq.b.contains(&eq.a[0])
             }
+            Self::IsRows(a, x) => *attr(b, a)? == Attr::Int(number(b, x, 0)? as i64),
         })
     }
 }
@@ -136,7 +143,12 @@ impl Build {
     pub fn value(&self, b: &dyn Bindings) -> Option<Attr> {
         Some(match *self {
             Self::LastAxis(x) => Attr::Int(tensor(b, x)?.rank().checked_sub(1)? as i64),
-            Self::Rows(x) => Attr::Int(tensor(b, x)?.shape.first()?.as_fixed()? as i64),
+            Self::Rows(x) => Attr::Int(number(b, x, 0)? as i64),
+            Self::Axis(x, axis) => Attr::Int(number(b, x, axis)? as i64),
+            Self::Parts { whole, stack } => {
+                let (rows, each) = (number(b, whole, 0)?, number(b, stack, 1)?);
+                Attr::Int(rows.checked_div(each).filter(|parts| *parts > 0 && parts * each == rows)? as i64)
+            }
             Self::ShapeDim(shape, axis) => Attr::Int(shape_of(b, shape)?.get(axis)?.as_fixed()? as i64),
             Self::Sum(x, y) => Attr::Int(int(b, x)?.checked_add(int(b, y)?)?),
             Self::Product(x, y) => Attr::Float(Float(float(b, x)? * float(b, y)?)),
@@ -161,6 +173,11 @@ fn value(b: &dyn Bindings, var: Var) -> Option<&Type> {
 
 fn tensor(b: &dyn Bindings, var: Var) -> Option<&TensorType> {
     value(b, var)?.tensor()
+}
+
+/// Length of an axis that is a number.
+fn number(b: &dyn Bindings, var: Var, axis: usize) -> Option<u64> {
+    tensor(b, var)?.shape.get(axis)?.as_fixed()
 }
 
 fn attr(b: &dyn Bindings, var: Var) -> Option<&Attr> {
@@ -225,6 +242,7 @@ impl fmt::Display for Premise {
             Self::Inner(axis) => write!(f, "inner({axis})"),
             Self::KeepsFirst(axes) => write!(f, "keeps_first({axes})"),
             Self::ByRows(eq) => write!(f, "by_rows({eq})"),
+            Self::IsRows(a, x) => write!(f, "is_rows({a}, {x})"),
         }
     }
 }
@@ -234,6 +252,8 @@ impl fmt::Display for Build {
         match self {
             Self::LastAxis(x) => write!(f, "last_axis({x})"),
             Self::Rows(x) => write!(f, "rows({x})"),
+            Self::Axis(x, axis) => write!(f, "axis({x}, {axis})"),
+            Self::Parts { whole, stack } => write!(f, "parts({whole}, {stack})"),
             Self::ShapeDim(s, axis) => write!(f, "shape_dim({s}, {axis})"),
             Self::Sum(x, y) => write!(f, "sum({x}, {y})"),
             Self::Product(x, y) => write!(f, "product({x}, {y})"),

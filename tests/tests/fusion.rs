@@ -255,7 +255,8 @@ fn v3_has_few_layer_classes() {
         assert_eq!(count(fused, Op::Route), 58, "{}", bucket.name);
         assert_eq!(count(fused, Op::ExpertSwiglu), 58, "{}", bucket.name);
         assert_eq!(count(fused, Op::ExpertDown), 58, "{}", bucket.name);
-        assert_eq!(count(fused, Op::Swiglu), 61, "{}", bucket.name);
+        // The shared expert is one of the others: an MLP of its own is left in the three dense layers.
+        assert_eq!(count(fused, Op::Swiglu), 3, "{}", bucket.name);
     }
 }
 

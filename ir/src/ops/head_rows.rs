@@ -18,21 +18,22 @@ pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     let Some(n) = rows.map(|r| r / heads).filter(|n| len > 0 && start.checked_add(len).is_some_and(|e| e <= *n)) else {
         return Err(TypeError::contract(format!("head_rows: {w} has no rows {start}..{start}+{len} in each of {heads} heads")));
     };
-    Ok(vec![with_shape(w, kept(w.dtype, n, start, len), [Dim::fixed(heads), Dim::fixed(len), w.shape[1]])])
+    Ok(vec![with_shape(w, kept(w.dtype, heads, n, start, len), [Dim::fixed(heads), Dim::fixed(len), w.shape[1]])])
 }
 
 /// Type of the result: blocks must not be cut.
-fn kept(dtype: DType, n: u64, start: u64, len: u64) -> DType {
+fn kept(dtype: DType, heads: u64, n: u64, start: u64, len: u64) -> DType {
     let DType::Quant(q) = dtype else { return dtype };
-    let on_border = |at: u64| q.block[0] > 0 && at.is_multiple_of(u64::from(q.block[0]));
-    if on_border(n) && on_border(start) && (on_border(len) || start + len == n) { dtype } else { DType::F32 }
+    let on_border = |at: u64| at == 0 || (q.block[0] > 0 && at.is_multiple_of(u64::from(q.block[0])));
+    let heads_apart = heads == 1 || on_border(n);
+    if heads_apart && on_border(start) && (start + len == n || on_border(start + len)) { dtype } else { DType::F32 }
 }
 
 pub fn eval(x: &[&Tensor], a: &Attrs, _: &Sizes) -> Vec<Tensor> {
     let (heads, start, len) = (int_of(a, "heads"), int_of(a, "start"), int_of(a, "len"));
     let (n, k) = (x[0].shape[0] / heads, x[0].shape[1]);
     let mut y = x[0].gathered(&[heads, len, k], |i| (i[0] * n + start + i[1]) * k + i[2]);
-    y.dtype = kept(x[0].dtype, n as u64, start as u64, len as u64);
+    y.dtype = kept(x[0].dtype, heads as u64, n as u64, start as u64, len as u64);
     vec![y]
 }
 

@@ -133,6 +133,7 @@ ops! {  // surface name / operand count          one place: ir/src/ops/<name>.rs
     Gather       = "gather"        / 2 => gather;
     Normalize    = "normalize"     / 1 => normalize;
     ExpertLinear = "expert_linear" / 3 => expert_linear;
+    Extend       = "extend"        / 1 => extend;
     Combine      = "combine"       / 2 => combine;
     GatherRows   = "gather_rows"   / 2 => gather_rows;
     // weights only

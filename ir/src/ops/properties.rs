@@ -127,7 +127,7 @@ proptest! {
             %13 = mul %11, %12 : f32[T, 3, 12]
             %14 = expert_linear %13, %6, %ed : f32[T, 3, 24]
             %15 = combine %14, %9 : f32[T, 24]
-            %16, %17 = route %x, %router, %bias {by = top2, eps = 1e-20, fill = neg_inf, groups = 4, k = 3, keep = 2, normalize = 1, scale = 2.5, scoring = sigmoid} : i32[T, 3], f32[T, 3]
+            %16, %17 = route %x, %router, %bias {append = 0, by = top2, eps = 1e-20, fill = neg_inf, groups = 4, k = 3, keep = 2, normalize = 1, scale = 2.5, scoring = sigmoid} : i32[T, 3], f32[T, 3]
             %18 = expert_swiglu %x, %16, %eg, %eu : f32[T, 3, 12]
             %19 = expert_down %18, %16, %17, %ed : f32[T, 24]
             return %9, %17, %15, %19", &batch, seed)?;

@@ -13,6 +13,7 @@ impl Match {
             ("?x", ty(DType::Bf16, Dim::symbol(Symbol::T)), false, false),
             ("?w", ty(DType::Bf16, Dim::fixed(12)), true, true),
             ("?v", ty(DType::Bf16, Dim::fixed(12)), true, true),
+            ("?t4", Type::Tensor(TensorType::new(DType::Bf16, [5, 4, 8].map(Dim::fixed))), true, true),
             ("?c", ty(DType::F32, Dim::fixed(12)), true, false),
             ("?line", Type::Tensor(TensorType::new(DType::F32, [Dim::fixed(8)])), true, true),
             ("?r", ty(DType::Bf16, Dim::symbol(Symbol::R)), false, false),
@@ -21,6 +22,7 @@ impl Match {
         let attrs = vec![
             ("?s", Attr::Shape(shape)),
             ("?h", Attr::Int(3)),
+            ("?rows", Attr::Int(12)),
             ("?e", Attr::Str("pqr,xqr->pqx".into())),
             ("?bad", Attr::Str("pqr".into())),
             ("?one", Attr::Int(1)),
@@ -71,6 +73,7 @@ fn premises_hold_and_fail() {
         Inner("?h"),
         KeepsFirst("?a"),
         ByRows("?e"),
+        IsRows("?rows", "?w"),
     ] {
         assert!(premise.holds(&m), "{premise}");
     }
@@ -103,6 +106,8 @@ fn premises_hold_and_fail() {
         ByRows("?outer"),
         ByRows("?both"),
         ByRows("?bad"),
+        IsRows("?h", "?w"),
+        IsRows("?rows", "?x"),
     ] {
         assert!(!premise.holds(&m), "{premise}");
     }
@@ -114,6 +119,10 @@ fn built_attributes() {
     assert_eq!(Build::LastAxis("?x").value(&m), Some(Attr::Int(1)));
     assert_eq!(Build::Rows("?w").value(&m), Some(Attr::Int(12)));
     assert_eq!(Build::Rows("?x").value(&m), None, "a symbol is no number");
+    assert_eq!(Build::Axis("?w", 1).value(&m), Some(Attr::Int(8)));
+    assert_eq!(Build::Axis("?w", 2).value(&m), None);
+    let parts = |stack| Build::Parts { whole: "?w", stack }.value(&m);
+    assert_eq!((parts("?t4"), parts("?w")), (Some(Attr::Int(3)), None), "12 rows are 3 of 4 and none of 8");
     assert_eq!(Build::ShapeDim("?s", 1).value(&m), Some(Attr::Int(3)));
     assert_eq!(Build::ShapeDim("?s", 3).value(&m), None);
     assert_eq!(Build::Sum("?one", "?eight").value(&m), Some(Attr::Int(9)));

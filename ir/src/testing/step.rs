@@ -176,7 +176,7 @@ impl Builder<'_> {
                 self.shape_op(op)
             }
             Op::Linear | Op::HeadLinear | Op::Einsum | Op::HeadRows | Op::Swiglu => self.matrix_op(op),
-            Op::GroupLimit | Op::TopK | Op::Gather | Op::Normalize | Op::Route => self.router_op(op),
+            Op::GroupLimit | Op::TopK | Op::Gather | Op::Extend | Op::Normalize | Op::Route => self.router_op(op),
             Op::ExpertLinear | Op::ExpertSwiglu | Op::ExpertDown | Op::Combine => self.expert_op(op),
             Op::Read
             | Op::Write
@@ -306,6 +306,10 @@ impl Builder<'_> {
                 let x = self.tokens(8)?;
                 self.node(op, &[x, idx], attrs(&[]))
             }
+            Op::Extend => {
+                let (weights, _) = self.routed()?;
+                self.node(op, &[weights], attrs(&[("count", int(2)), ("start", int(1)), ("step", int(0))]))
+            }
             Op::Normalize => {
                 let x = self.find(|t| is_tokens(t, 2))?;
                 let x = self.node(Op::Sigmoid, &[x], attrs(&[]))?[0];
@@ -319,6 +323,7 @@ impl Builder<'_> {
                 let operands: Vec<Ref> = [x, gate].into_iter().chain(bias).collect();
                 let mut a = attrs(&limit);
                 a.extend(attrs(&[
+                    ("append", int(self.below(3) as u64)),
                     ("eps", real(1e-20)),
                     ("k", int(2)),
                     ("normalize", int(1)),

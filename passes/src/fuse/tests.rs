@@ -226,13 +226,13 @@ fn cache(r: &mut Random, act: &str, w: &str) -> String {
 }
 
 fn router(r: &mut Random, act: &str) -> String {
-    let (h, groups, size, k) = (r.of(&[5, 16]), r.of(&[2, 4]), r.of(&[2, 3]), r.of(&[1, 2]));
+    let (h, groups, size, mut k) = (r.of(&[5, 16]), r.of(&[2, 4]), r.of(&[2, 3]), r.of(&[1, 2]));
     let (e, keep) = (groups * size, r.of(&[1, 2]));
     let (by, fill, scoring) = (r.of(&["max", "top2"]), r.of(&["zero", "neg_inf"]), r.of(&["softmax", "sigmoid"]));
     let bias = scoring == "sigmoid";
     let mut text = format!(
         "graph @router(%x: {act}[T, {h}], weight %w: f32[{e}, {h}] @ \"w\", weight %b: f32[{e}] @ \"b\")
-          -> i32[T, {k}], f32[T, {k}] {{\n"
+          -> RESULTS {{\n"
     );
     let mut line = |s: String| {
         text.push_str(&s);
@@ -267,24 +267,50 @@ fn router(r: &mut Random, act: &str) -> String {
         line(format!("%m = scale {weights} {{value = 2.5}} : f32[T, {k}]"));
         weights = "%m";
     }
-    line(format!("return %i, {weights}\n}}"));
-    text
+    let mut ids = "%i";
+    if r.below(2) == 0 {
+        line(format!("%ids = extend %i {{count = 2, start = {e}, step = 1}} : i32[T, {}]", k + 2));
+        line(format!("%more = extend {weights} {{count = 2, start = 1, step = 0}} : f32[T, {}]", k + 2));
+        (ids, weights, k) = ("%ids", "%more", k + 2);
+    }
+    line(format!("return {ids}, {weights}\n}}"));
+    text.replace("RESULTS", &format!("i32[T, {k}], f32[T, {k}]"))
 }
 
 fn experts(r: &mut Random, act: &str, w: &str) -> String {
-    let (h, i, e, k) = (r.of(&[5, 16]), r.of(&[3, 8]), r.of(&[64, 65]), r.of(&[1, 3]));
+    let (h, i, e, k, n) = (r.of(&[5, 16]), r.of(&[3, 8]), r.of(&[64, 65]), r.of(&[1, 3]), r.of(&[1, 2]));
+    let wide = n * i;
     format!(
         "graph @experts(%x: {act}[T, {h}], %ids: i32[T, {k}], %p: f32[T, {k}],
           weight %gate: {w}[{e}, {i}, {h}] @ \"e.{{0..{e}}}.gate\", weight %up: {w}[{e}, {i}, {h}] @ \"e.{{0..{e}}}.up\",
-          weight %down: {w}[{e}, {h}, {i}] @ \"e.{{0..{e}}}.down\") -> {act}[T, {h}] {{
+          weight %down: {w}[{e}, {h}, {i}] @ \"e.{{0..{e}}}.down\",
+          weight %sg: {w}[{wide}, {h}] @ \"s.gate\", weight %su: {w}[{wide}, {h}] @ \"s.up\", weight %sd: {w}[{h}, {wide}] @ \"s.down\")
+          -> {act}[T, {h}] {{
           %0 = expert_linear %x, %ids, %gate : {act}[T, {k}, {i}]
           %1 = silu %0 : {act}[T, {k}, {i}]
           %2 = expert_linear %x, %ids, %up : {act}[T, {k}, {i}]
           %3 = mul %1, %2 : {act}[T, {k}, {i}]
           %4 = expert_linear %3, %ids, %down : {act}[T, {k}, {h}]
           %5 = combine %4, %p : {act}[T, {h}]
-          return %5
-        }}"
+          {shared}
+        }}",
+        shared = shared(r, act, h, wide),
+    )
+}
+
+/// A shared expert beside the routed ones, or none.
+fn shared(r: &mut Random, act: &str, h: u64, wide: u64) -> String {
+    if r.below(3) == 0 {
+        return "return %5".into();
+    }
+    format!(
+        "%6 = linear %x, %sg : {act}[T, {wide}]
+          %7 = silu %6 : {act}[T, {wide}]
+          %8 = linear %x, %su : {act}[T, {wide}]
+          %9 = mul %7, %8 : {act}[T, {wide}]
+          %10 = linear %9, %sd : {act}[T, {h}]
+          %11 = add %5, %10 : {act}[T, {h}]
+          return %11"
     )
 }
 

@@ -26,6 +26,7 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
         Op::TopK => reduce::top_k(k),
         Op::GroupLimit => reduce::group_limit(k),
         Op::Gather => reduce::gather(k),
+        Op::Extend => reduce::extend(k),
         Op::Slice => copy::slice(k),
         Op::Concat => copy::concat(k),
         Op::Permute => copy::permute(k),

@@ -2,7 +2,7 @@
 
 use super::ranking::{Groups, Ranking};
 use super::route::limit_of;
-use super::walk::{Lines, over, spread};
+use super::walk::{Lines, copy16, over, spread};
 use crate::EmitError;
 use crate::dsl::*;
 use crate::math;
@@ -116,4 +116,25 @@ pub fn gather(k: &Kernel<'_>) -> Result<u32, EmitError> {
         });
     });
     Ok(1)
+}
+
+/// `y[t, i] = x[t, i] for i < k, else start + step (i - k)`
+pub fn extend(k: &Kernel<'_>) -> Result<u32, EmitError> {
+    let (f, x, y) = (k.f, k.input(0)?, k.output(0)?);
+    let (columns, count, start, step) = (k.fixed(0, 1)?, k.int("count")?, k.int("start")?, k.int("step")?);
+    k.phase(0, || {
+        k.each(y.dims[0], |t| {
+            f.count(columns, |i| copy16(y.at(&[t, i]), x.at(&[t, i]), 1));
+            for i in 0..count {
+                set_number(y.at(&[t, f.i(columns + i)]), start + step * i);
+            }
+        });
+    });
+    Ok(1)
+}
+
+/// A number that the stored type holds.
+pub fn set_number(to: Mem<'_>, n: u64) {
+    let f = to.base.fx();
+    if to.store == Store::I32 { to.set_index(f.i(n)) } else { to.set(f.float(F32, n as f64)) }
 }

@@ -6,7 +6,7 @@
 use super::gemm::{Gemm, place};
 use super::packed::Packed;
 use super::ranking::{Groups, Limit, Ranking};
-use super::reduce::softmax_row;
+use super::reduce::{set_number, softmax_row};
 use super::tile::Rows;
 use crate::EmitError;
 use crate::dsl::*;
@@ -19,6 +19,7 @@ struct Router<'a> {
     experts: u64,
     softmax: bool,
     k: u64,
+    append: u64,
     normalize: bool,
     eps: f64,
     scale: f64,
@@ -68,6 +69,7 @@ impl<'a> Router<'a> {
             experts,
             softmax: k.word("scoring")? == "softmax",
             k: k.int("k")?,
+            append: k.int("append")?,
             normalize: k.int("normalize")? == 1,
             eps: k.float("eps")?,
             scale: k.float("scale")?,
@@ -108,5 +110,9 @@ impl<'a> Router<'a> {
             let w = if self.normalize { (w.fpext(Elem::F64) / sum).fptrunc(Elem::F32) } else { w };
             weights.at(i).set(w * self.scale);
         });
+        for i in 0..self.append {
+            set_number(idx.plus(self.k + i), self.experts + i);
+            set_number(weights.plus(self.k + i), 1);
+        }
     }
 }

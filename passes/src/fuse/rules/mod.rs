@@ -100,6 +100,7 @@ pub fn copies(op: Op) -> bool {
         | Op::TopK
         | Op::Gather
         | Op::GatherRows
+        | Op::Extend
         | Op::HeadRows => true,
         Op::Linear
         | Op::HeadLinear
