@@ -73,8 +73,10 @@ pub fn classes(subject: &Subject) -> Result<Vec<Class>, Error> {
 struct ReplayedClass<'a> {
     certificate: &'a ClassCertificate,
     replay: Replay,
-    /// `plain`, then by bucket.
+    /// `plain`, then the distinct forms, each with the first bucket that has it.
     forms: Vec<(String, Graph)>,
+    /// Index of the form of every bucket.
+    form_of: IndexMap<String, usize>,
 }
 
 impl<'a> ReplayedClass<'a> {
@@ -89,15 +91,15 @@ impl<'a> ReplayedClass<'a> {
         let replay = Replay::of(certificate, number, subject.certificate.numerics, rules);
         let replay = replay.map_err(|e: CheckError| refused(e.to_string()))?;
         let mut forms = vec![("plain".to_owned(), replay.plain.clone())];
+        let (mut form_of, mut texts) = (IndexMap::new(), IndexMap::new());
         for (bucket, text) in &certificate.fused {
-            forms.push((bucket.clone(), deepfuse_passes::check::graph(text).map_err(|e| refused(e.to_string()))?));
+            let at = *texts.entry(text).or_insert(forms.len());
+            if at == forms.len() {
+                forms.push((bucket.clone(), deepfuse_passes::check::graph(text).map_err(|e| refused(e.to_string()))?));
+            }
+            form_of.insert(bucket.clone(), at);
         }
-        Ok(Self { certificate, replay, forms })
-    }
-
-    /// The form of a bucket.
-    fn form(&self, bucket: &str) -> Option<&Graph> {
-        self.forms.iter().skip(1).find(|(name, _)| name == bucket).map(|(_, graph)| graph)
+        Ok(Self { certificate, replay, forms, form_of })
     }
 
     /// The steps that built a term, the last one first.
@@ -115,6 +117,11 @@ impl<'a> ReplayedClass<'a> {
         }
         steps.sort_unstable_by(|a, b| b.cmp(a));
         steps
+    }
+
+    /// The form of a bucket.
+    fn form(&self, bucket: &str) -> Option<&Graph> {
+        Some(&self.forms[*self.form_of.get(bucket)?].1)
     }
 
     /// The rules that built a term, the last one first.
@@ -195,13 +202,14 @@ impl Told<'_> {
     /// Weights that the forms of the other buckets store.
     fn kept(&self, class: &ReplayedClass<'_>, all: &[Bucket], bucket: &Bucket) -> IndexSet<(usize, Layout)> {
         let others = all.iter().filter(|b| b.name != bucket.name);
-        let forms = others.filter_map(|b| Some((b, class.form(&b.name)?)));
-        forms.flat_map(|(b, graph)| self.price(class, graph, b).stored.into_keys()).collect()
+        let forms: IndexSet<usize> = others.filter_map(|b| class.form_of.get(&b.name).copied()).collect();
+        forms.into_iter().flat_map(|f| self.price(class, &class.forms[f].1, bucket).stored.into_keys()).collect()
     }
 
     fn forms(&self, class: &ReplayedClass<'_>, all: &[Bucket], bucket: &Bucket) -> Vec<(Form, Priced)> {
         let kept = self.kept(class, all, bucket);
-        let form = |(name, graph): &(String, Graph)| {
+        let own = class.form_of.get(&bucket.name);
+        let form = |(at, (name, graph)): (usize, &(String, Graph))| {
             let priced = self.price(class, graph, bucket);
             let anew: u64 = priced.stored.iter().filter(|(at, _)| !kept.contains(*at)).map(|(_, bytes)| bytes).sum();
             let attention = [Op::MlaAbsorbed, Op::MlaAbsorbedSplit, Op::MlaExpanded]
@@ -209,7 +217,7 @@ impl Told<'_> {
                 .filter(|op| graph.nodes.iter().any(|n| n.op == *op));
             let form = Form {
                 name: name.clone(),
-                chosen: *name == bucket.name,
+                chosen: own == Some(&at),
                 attention: attention.map(Op::name).collect(),
                 kernels: priced.kernels.len(),
                 nanos: (!priced.missing).then_some(priced.nanos),
@@ -217,7 +225,7 @@ impl Told<'_> {
             };
             (form, priced)
         };
-        class.forms.iter().map(form).collect()
+        class.forms.iter().enumerate().map(form).collect()
     }
 
     fn class(&self, class: &ReplayedClass<'_>, all: &[Bucket], buckets: &[&Bucket]) -> Class {
@@ -287,6 +295,9 @@ impl Told<'_> {
             return Ok(story);
         }
         for bucket in buckets.iter().filter(|b| !story.used.contains(&b.name)) {
+            if story.used.is_empty() && !story.lost.is_empty() {
+                break; // a form that no bucket has is searched for, which takes long: one bucket says enough
+            }
             let nanos = self.lost(rule, class, all, bucket, &story.used)?;
             story.lost.push(Lost { bucket: bucket.name.clone(), nanos });
         }

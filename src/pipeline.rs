@@ -7,13 +7,15 @@ use crate::weights::Tensors;
 use deepfuse_artifact::plan::Action;
 use deepfuse_codegen::x86::X86;
 use deepfuse_frontend::{Activations, Model};
-use deepfuse_ir::{Bucket, Graph, Quant, Target};
+use deepfuse_ir::{Bucket, Graph, KernelSpec, Quant, Target};
 use deepfuse_passes::QuantReport;
 use deepfuse_passes::fuse::{FuseOptions, Fused, Numerics};
 use deepfuse_passes::plan::{Planned, plan};
 use deepfuse_passes::select::{Selection, Weights, select};
 use deepfuse_tuner::Choice;
 use indexmap::IndexMap;
+use std::collections::BTreeSet;
+use std::hash::Hash;
 use std::path::{Path, PathBuf};
 
 /// What to compile, for what, and how far rewrites may go.
@@ -93,11 +95,42 @@ pub fn select_all(fused: &Fused, catalog: &BackendCatalog<'_>) -> Result<(Vec<Se
     Ok((list.collect::<Result<Vec<_>, _>>()?, weights))
 }
 
-/// A variant for every kernel of the plan.
-pub fn choose(planned: &Planned, target: &Target) -> Vec<Choice> {
+/// A variant for every kernel of the plan. Kernels of several buckets that get the same variant become one row.
+pub fn choose(planned: &mut Planned, target: &Target) -> Vec<Choice> {
     let choose =
         |spec| deepfuse_tuner::choose(spec, target, &X86).expect("the catalog offered kernels with variants only");
-    planned.specs.iter().map(choose).collect()
+    let mut choices: Vec<Choice> = planned.specs.iter().map(choose).collect();
+    let any = Bucket::decode();
+    let key = |(spec, choice): (&KernelSpec, &Choice)| {
+        (KernelSpec { bucket: any.clone(), ..spec.clone() }, choice.variant.to_string())
+    };
+    let keys = planned.specs.iter().zip(&choices).map(key).collect();
+    merge(planned, &mut choices, keys);
+    choices
+}
+
+/// Rows of the kernel table with equal keys become one, and rows that no bucket launches go.
+fn merge<K: Hash + Eq>(planned: &mut Planned, choices: &mut Vec<Choice>, keys: Vec<K>) {
+    let plan = &mut planned.plan;
+    let launches = || plan.buckets.iter().flat_map(|b| &b.actions);
+    let launched = launches().filter_map(|a| if let Action::Launch(l) = a { Some(l.kernel as usize) } else { None });
+    let launched: BTreeSet<usize> = launched.collect();
+    // New row of every key, with the first old one.
+    let mut rows: IndexMap<K, usize> = IndexMap::new();
+    let mut row_of = vec![0; keys.len()];
+    for (old, key) in keys.into_iter().enumerate().filter(|(old, _)| launched.contains(old)) {
+        let entry = rows.entry(key);
+        row_of[old] = entry.index() as u32;
+        entry.or_insert(old);
+    }
+    plan.kernels = rows.values().map(|i| plan.kernels[*i].clone()).collect();
+    planned.specs = rows.values().map(|i| planned.specs[*i].clone()).collect();
+    *choices = rows.values().map(|i| choices[*i].clone()).collect();
+    for action in plan.buckets.iter_mut().flat_map(|b| &mut b.actions) {
+        if let Action::Launch(launch) = action {
+            launch.kernel = row_of[launch.kernel as usize];
+        }
+    }
 }
 
 /// From a checkpoint to code. Read top to bottom; the verifier runs inside every pass.
@@ -123,7 +156,7 @@ pub fn compile(req: &Request, tell: &mut dyn FnMut(Event<'_>)) -> Result<Compile
     tell(Event::Needs(&model, &needs));
     let mut stage = |name| tell(Event::Stage(name));
     stage("choose");
-    let mut choices = choose(&planned, &req.target); // KernelSpec -> Variant, records first
+    let mut choices = choose(&mut planned, &req.target); // KernelSpec -> Variant, records first
     stage("codegen");
     let code = emit(&mut planned, &mut choices, req)?;
     Ok(Compiled { model, fused, planned, weights, choices, code, needs })
@@ -132,30 +165,16 @@ pub fn compile(req: &Request, tell: &mut dyn FnMut(Event<'_>)) -> Result<Compile
 /// Emits all kernels and enters their symbols and phases into the plan. Kernels with equal code become one row.
 fn emit(planned: &mut Planned, choices: &mut Vec<Choice>, req: &Request) -> Result<deepfuse_codegen::Code, Error> {
     let code = deepfuse_codegen::emit_all(&kernels(planned, choices), &req.target, req.jobs)?;
-    let mut rows: IndexMap<String, usize> = IndexMap::new();
-    let mut row_of = vec![];
-    for (i, placed) in code.kernels.iter().enumerate() {
-        let row = &mut planned.plan.kernels[i];
+    for (row, placed) in planned.plan.kernels.iter_mut().zip(&code.kernels) {
         row.symbol.clone_from(&placed.symbol);
         row.phases = placed.phases;
-        let entry = rows.entry(placed.symbol.clone());
-        row_of.push(entry.index() as u32);
-        entry.or_insert(i);
     }
-    let keep: Vec<usize> = rows.into_values().collect();
-    planned.plan.kernels = keep.iter().map(|i| planned.plan.kernels[*i].clone()).collect();
-    planned.specs = keep.iter().map(|i| planned.specs[*i].clone()).collect();
-    *choices = keep.iter().map(|i| choices[*i].clone()).collect();
-    for action in planned.plan.buckets.iter_mut().flat_map(|b| &mut b.actions) {
-        if let Action::Launch(launch) = action {
-            launch.kernel = row_of[launch.kernel as usize];
-        }
-    }
+    merge(planned, choices, code.kernels.iter().map(|placed| placed.symbol.clone()).collect());
     Ok(code)
 }
 
 /// What the back end needs to know of each kernel: symbol, spec, variant.
-pub fn kernels(planned: &Planned, choices: &[Choice]) -> Vec<(String, deepfuse_ir::KernelSpec, deepfuse_ir::Variant)> {
+pub fn kernels(planned: &Planned, choices: &[Choice]) -> Vec<(String, KernelSpec, deepfuse_ir::Variant)> {
     let rows = planned.plan.kernels.iter().zip(&planned.specs).zip(choices);
     rows.map(|((row, spec), choice)| (row.symbol.clone(), spec.clone(), choice.variant.clone())).collect()
 }

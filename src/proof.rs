@@ -96,8 +96,8 @@ mod tests {
         assert!(!ok && detail.contains("the rule `swiglu`, which the manifest says was disabled"), "{detail}");
         let forget = |c: &mut Certificate| {
             for class in &mut c.classes {
-                class.fused.shift_remove("decode");
-                class.steps.iter_mut().for_each(|s| s.used.retain(|b| b != "decode"));
+                class.fused.shift_remove("decode-1");
+                class.steps.iter_mut().for_each(|s| s.used.retain(|b| b != "decode-1"));
             }
         };
         let (ok, detail) = said(&[], &forget);

@@ -65,7 +65,7 @@ pub fn at_stop(req: &Request, stop: Stop, bucket: Option<&str>) -> Result<String
     if let Some(b) = bucket {
         planned.plan.buckets.retain(|p| p.name == b);
     }
-    let choices = pipeline::choose(&planned, &req.target);
+    let choices = pipeline::choose(&mut planned, &req.target);
     Ok(match stop {
         Stop::Choose => choices_text(&planned, &choices),
         Stop::Codegen => {

@@ -1,6 +1,7 @@
 //! Bytes that a call must move and operations that it must do: the two numbers that every estimate, plan and bench starts from.
 
-use crate::kernel::{Answer, AttrsExt, Bucket, Call, Catalog, KernelSpec, spec_of};
+use crate::bucket::Bucket;
+use crate::kernel::{Answer, AttrsExt, Call, Catalog, KernelSpec, spec_of};
 use crate::ops::{Op, einsum};
 use crate::types::{PAGE_TOKENS, Sizes, Symbol, Type};
 

@@ -2,12 +2,12 @@
 //!
 //! `passes` asks a [`Catalog`] which one kernel an operation is; back ends turn `(KernelSpec, Variant, Target)` into code.
 
+use crate::bucket::Bucket;
 use crate::graph::Attrs;
 use crate::ops::Op;
 use crate::types::{DType, Sizes, StateType, TensorType, Type};
 use indexmap::IndexMap;
 use std::fmt;
-use std::ops::RangeInclusive;
 
 /// Kernel families; every back end uses the same names and one file each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -203,49 +203,6 @@ impl fmt::Display for Variant {
             write!(f, "{}{name}={value}", if i == 0 { "" } else { " " })?;
         }
         Ok(())
-    }
-}
-
-/// Assumptions about a step under which one extraction is best. A plan runs any batch inside them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Bucket {
-    pub name: String,
-    /// Tokens of the step.
-    pub tokens: RangeInclusive<u32>,
-    /// Largest number of new tokens of one sequence.
-    pub queries: RangeInclusive<u32>,
-    /// Pages over all sequences; bounds what is expanded per context row.
-    pub pages: RangeInclusive<u32>,
-    /// The sizes that costs are computed at.
-    pub typical: Sizes,
-}
-
-impl Bucket {
-    /// One token a sequence, and whatever no other bucket covers: every batch is legal here.
-    pub fn decode() -> Self {
-        Self {
-            name: "decode".into(),
-            tokens: 1..=u32::MAX,
-            queries: 1..=u32::MAX,
-            pages: 1..=u32::MAX,
-            typical: Sizes([1, 1, 8, 1, 512]),
-        }
-    }
-
-    /// Long prompts: many new tokens of one sequence over a context of at most 64 Ki tokens.
-    pub fn prefill() -> Self {
-        Self {
-            name: "prefill".into(),
-            tokens: 128..=u32::MAX,
-            queries: 128..=u32::MAX,
-            pages: 1..=1024,
-            typical: Sizes([512, 1, 8, 1, 0]),
-        }
-    }
-
-    /// The buckets of a compile, most special first; the last one takes any batch.
-    pub fn all() -> Vec<Self> {
-        vec![Self::prefill(), Self::decode()]
     }
 }
 

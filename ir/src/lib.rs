@@ -3,6 +3,7 @@
 //! One graph describes one step of a model over a ragged batch. It is text first: [`text::parse`] and [`Graph`]'s `Display` are
 //! inverse to each other. [`eval`] is the reference that every kernel and every rewrite is compared with.
 
+pub mod bucket;
 pub mod cost;
 pub mod eval;
 pub mod graph;
@@ -18,9 +19,10 @@ pub mod values;
 pub mod verify;
 pub mod weights;
 
+pub use bucket::Bucket;
 pub use graph::{Attr, Attrs, Float, Graph, Node, Param, ParamKind, ValueId};
 pub use kernel::{
-    Answer, AttrsExt, Bucket, Call, Catalog, Chain, Family, Isa, KernelSpec, Layout, Link, Operand, Target, Variant,
+    Answer, AttrsExt, Call, Catalog, Chain, Family, Isa, KernelSpec, Layout, Link, Operand, Target, Variant,
 };
 pub use ops::{Op, TypeError};
 pub use tensor::Tensor;

@@ -87,7 +87,12 @@ fn plan_bucket(s: &Selection, kernels: &mut IndexMap<KernelSpec, out::Kernel>) -
 
 fn assumptions(b: &Bucket) -> out::Assumptions {
     let range = |r: &std::ops::RangeInclusive<u32>| out::Range { min: *r.start(), max: *r.end() };
-    out::Assumptions { tokens: range(&b.tokens), queries: range(&b.queries), pages: range(&b.pages) }
+    out::Assumptions {
+        tokens: range(&b.tokens),
+        queries: range(&b.queries),
+        context: range(&b.context),
+        pages: range(&b.pages),
+    }
 }
 
 fn argument(

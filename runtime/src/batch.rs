@@ -37,7 +37,7 @@ pub struct BatchLimits {
     pub rows: u32,
 }
 
-/// Sizes of one batch: the symbols of a step and the largest number of new tokens of one sequence.
+/// Sizes of one batch: the symbols of a step, and what else decides between buckets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchSizes {
     pub tokens: u32,
@@ -45,7 +45,9 @@ pub struct BatchSizes {
     pub pages: u32,
     pub rows: u32,
     pub cached: u64,
+    /// As in [`deepfuse_artifact::plan::Assumptions`].
     pub queries: u32,
+    pub context: u32,
 }
 
 /// The inputs of one batch. Its lists have room for the largest batch and never move.
@@ -138,6 +140,8 @@ impl Batch {
             .into_iter()
             .for_each(Vec::clear);
         let mut sizes = BatchSizes::default();
+        // Pairs of a new token and a context row, and context rows.
+        let (mut pairs, mut rows) = (0u64, 0u64);
         for (i, feed) in feeds.iter().enumerate() {
             let (done, before) = (self.done[i], self.base[i] + self.done[i]);
             let left = feed.ids.len() as u32 - done;
@@ -156,10 +160,13 @@ impl Batch {
             sizes.sequences += 1;
             sizes.pages += list;
             sizes.cached += u64::from(before);
-            sizes.queries = sizes.queries.max(take);
+            sizes.context = sizes.context.max(before + take);
+            rows += u64::from(before + take);
+            pairs += u64::from(before + take) * u64::from(take);
         }
         self.page_start.push(sizes.pages as i32);
         sizes.rows = self.rows.len() as u32;
+        sizes.queries = pairs.div_ceil(rows.max(1)) as u32;
         Ok((sizes.tokens > 0).then_some(sizes))
     }
 

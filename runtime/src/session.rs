@@ -9,7 +9,7 @@ use crate::pool::{Pinning, Pool};
 use crate::program::{self, Memory, Prepared, SymbolLimits};
 use crate::trace::{Recorder, Recording};
 use crate::{memory, numa};
-use deepfuse_artifact::plan::{Plan, StateKind};
+use deepfuse_artifact::plan::{Assumptions, Plan, Range, StateKind};
 use deepfuse_artifact::{Artifact, PAGE_TOKENS, manifest};
 use std::sync::Arc;
 
@@ -101,17 +101,20 @@ impl Session {
         let code = Code::load(&path, artifact.section(manifest::section::CODE).expect("checked by the reader"))?;
         let entries = program::entries(&code, &path, plan)?;
         let memory = Memory::new(plan, symbols)?;
+        let forced = options.force_bucket.as_deref().map(|name| find_bucket(plan, name)).transpose()?;
         let chunk = options.prefill_chunk.unwrap_or(max_tokens).clamp(1, max_tokens);
+        // Batches of a forced bucket are no larger than it takes.
+        let upper = forced.map(|b| plan.buckets[b].assumptions);
+        let at_most = |limit: u32, range: fn(&Assumptions) -> Range| upper.map_or(limit, |a| limit.min(range(&a).max));
         let batch = Batch::new(BatchLimits {
-            tokens: max_tokens,
-            chunk,
+            tokens: at_most(max_tokens, |a| a.tokens),
+            chunk: at_most(chunk, |a| a.queries),
             sequences: limits.max_sequences,
-            pages,
+            pages: at_most(pages, |a| a.pages),
             rows: max_rows,
         });
         let prepare = |b| program::prepare(&artifact, b, &entries, &memory, &batch, (symbols, options.emulate));
         let buckets: Vec<Prepared> = plan.buckets.iter().map(prepare).collect::<Result<_, _>>()?;
-        let forced = options.force_bucket.as_deref().map(|name| find_bucket(plan, name)).transpose()?;
         let launches = buckets.iter().map(|b| b.launched.len()).max().unwrap_or(0);
         let mut pool = Pool::new(options.threads, options.pinning)
             .map_err(|source| Error::System { what: "start the worker threads".into(), source })?;
@@ -228,27 +231,19 @@ impl Session {
         if missing > 0 {
             return Err(Error::CacheFull { needed: missing, free: self.pages.free_pages() });
         }
-        match self.forced.map(|b| &self.buckets[b]) {
-            // A forced bucket need not be meant for so small a batch, but its memory is sized by its largest.
-            Some(b) if !(b.assumptions.tokens.is_general() && b.assumptions.pages.is_general()) => {
-                self.check_forced(feeds)
-            }
-            _ => Ok(()),
-        }
+        self.check_forced(feeds)
     }
 
+    /// A step is divided until its batches fit a forced bucket, but a sequence is not.
     fn check_forced(&self, feeds: &[Feed<'_>]) -> Result<(), Error> {
         let Some(bucket) = self.forced.map(|b| &self.buckets[b]) else { return Ok(()) };
-        let (mut pages, mut tokens) = (0, 0);
         for feed in feeds {
-            pages += (self.pages.tokens(feed.sequence)? + feed.ids.len() as u32).div_ceil(PAGE_TOKENS);
-            tokens += feed.ids.len();
-        }
-        let a = bucket.assumptions;
-        let tokens = (tokens as u64).min(u64::from(self.max_rows)) as u32;
-        if pages > a.pages.max || tokens > a.tokens.max {
-            let reason = format!("{tokens} tokens and {pages} pages, at most {} and {}", a.tokens.max, a.pages.max);
-            return Err(Error::Bucket { name: bucket.name.clone(), reason });
+            let pages = (self.pages.tokens(feed.sequence)? + feed.ids.len() as u32).div_ceil(PAGE_TOKENS);
+            let most = bucket.assumptions.pages.max;
+            if pages > most {
+                let reason = format!("a sequence of {pages} pages, at most {most}");
+                return Err(Error::Bucket { name: bucket.name.clone(), reason });
+            }
         }
         Ok(())
     }
@@ -256,8 +251,8 @@ impl Session {
     /// The first bucket whose assumptions hold; the last one takes everything.
     fn choose(&self, sizes: BatchSizes) -> Result<usize, Error> {
         let fits = |b: &Prepared| {
-            let a = b.assumptions;
-            a.tokens.contains(sizes.tokens) && a.queries.contains(sizes.queries) && a.pages.contains(sizes.pages)
+            let found = [sizes.tokens, sizes.queries, sizes.context, sizes.pages];
+            b.assumptions.ranges().iter().zip(found).all(|((_, range), n)| range.contains(n))
         };
         let chosen = self.forced.or_else(|| self.buckets.iter().position(fits));
         chosen.ok_or_else(|| Error::Unsupported("a plan whose last bucket is not general".into()))

@@ -190,14 +190,37 @@ fn buckets_are_chosen_by_their_assumptions() {
         assert!(s.recorder().events().iter().all(|e| e.bucket == bucket));
         Ok::<u32, Error>(bucket)
     };
-    assert_eq!(run(None, 7).unwrap(), 1, "too few tokens");
+    assert_eq!(run(None, 7).unwrap(), 2, "too few tokens");
     assert_eq!(run(None, 8).unwrap(), 0);
     assert_eq!(run(None, 256).unwrap(), 0);
-    assert_eq!(run(None, 257).unwrap(), 1, "too many pages");
+    assert_eq!(run(None, 257).unwrap(), 2, "too many pages");
     assert_eq!(run(Some("long"), 1).unwrap(), 0);
-    assert_eq!(run(Some("general"), 100).unwrap(), 1);
+    assert_eq!(run(Some("general"), 100).unwrap(), 2);
+    assert_eq!(run(Some("few"), 100).unwrap(), 1, "in batches of at most 2");
     assert!(matches!(run(Some("long"), 257), Err(Error::Bucket { .. })));
     assert!(matches!(run(Some("none"), 1), Err(Error::NoBucket { .. })));
+}
+
+/// Queries are averaged over context rows: one token over a long context outweighs a short prompt. The longest sequence is the context.
+#[test]
+fn every_sequence_counts_for_the_bucket() {
+    let mut s = session(limits(512, 2, 20), &options(1));
+    s.record(Recording::Events);
+    let text = ids(9, 100);
+    let (a, b) = (s.add_sequence().unwrap(), s.add_sequence().unwrap());
+    let mut bucket = |feeds: &[Feed<'_>]| {
+        s.record(Recording::Events);
+        s.step(feeds).unwrap();
+        s.artifact().plan().buckets[s.recorder().events()[0].bucket as usize].name.clone()
+    };
+    // (16 * 16 + 8 * 8) / (16 + 8) queries.
+    assert_eq!(bucket(&[Feed::last(a, &text[..16]), Feed::last(b, &text[..8])]), "long");
+    assert_eq!(bucket(&[Feed::last(a, &text[..1]), Feed::last(b, &text[..1])]), "few");
+    assert_eq!(bucket(&[Feed::last(a, &text[..22])]), "long");
+    assert_eq!(bucket(&[Feed::last(a, &text[..1])]), "few");
+    assert_eq!(bucket(&[Feed::last(a, &text[..1])]), "general", "a context of 41");
+    // (1 * 42 + 8 * 17) / (42 + 17) = 3.02, rounded up.
+    assert_eq!(bucket(&[Feed::last(a, &text[..1]), Feed::last(b, &text[..8])]), "general");
 }
 
 #[test]

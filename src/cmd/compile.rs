@@ -42,7 +42,7 @@ pub struct Args {
     /// Print what the compiler has after this step and stop, without writing an artifact
     #[arg(long, value_name = "STOP")]
     stop_after: Option<Stop>,
-    /// Bucket to print with --stop-after: prefill or decode [default: all]
+    /// Bucket to print with --stop-after, such as decode-1 or prefill-512 [default: all]
     #[arg(long)]
     bucket: Option<String>,
     /// A fusion rule that must not fire (`all`: none may); can be given several times
@@ -227,15 +227,13 @@ fn print_summary(
     shapes_only: bool,
 ) {
     let p = c.model.parameters();
-    let launches: Vec<String> =
-        c.planned.plan.buckets.iter().map(|b| format!("{} {}", b.name, b.actions.len())).collect();
     say!("{}", out.display());
     say!("  parameters   {} total, {} active a token", human_count(p.total), human_count(p.active));
     say!(
-        "  kernels      {} distinct, {} of code; launches a step: {}",
+        "  kernels      {} distinct, {} of code; {}",
         c.planned.plan.kernels.len(),
         human_bytes(w.code_bytes),
-        launches.join(", ")
+        c.planned.plan.launches()
     );
     let gap = match c.fused.report.gap_nanos() {
         0.0 => "proved to be the cheapest extraction".to_owned(),

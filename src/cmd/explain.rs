@@ -16,7 +16,7 @@ pub struct Args {
     /// Write one page that needs no network: graphs before and after, the steps of every fusion, costs
     #[arg(long, value_name = "FILE.html", conflicts_with_all = ["rule", "bucket"])]
     html: Option<PathBuf>,
-    /// Bucket to tell of: prefill or decode [default: all]
+    /// Bucket to tell of: such as decode-1 or prefill-512 [default: all]
     #[arg(long, value_name = "B")]
     bucket: Option<String>,
     /// Of a checkpoint: the target whose costs decide between the forms [default: native]

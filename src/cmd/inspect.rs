@@ -150,7 +150,10 @@ fn artifact(path: &Path, json: bool) -> Result<(), Error> {
     let list: Vec<String> = families.iter().map(|(f, n)| format!("{f} {n}")).collect();
     say!("  kernels      {}: {}", plan.kernels.len(), list.join(", "));
     for b in &plan.buckets {
-        say!("  bucket       {}: {} launches a step", b.name, b.actions.len());
+        let ranges = b.assumptions.ranges().into_iter().filter(|(_, range)| !range.is_general());
+        let ranges: Vec<String> = ranges.map(|(what, range)| format!("{what} {range}")).collect();
+        let takes = if ranges.is_empty() { "any batch".to_owned() } else { ranges.join(", ") };
+        say!("  bucket       {:<14} {} launches a step; {takes}", b.name, b.actions.len());
     }
     Ok(())
 }

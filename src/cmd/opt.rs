@@ -15,8 +15,8 @@ pub struct Args {
     /// Passes to run, in this order
     #[arg(long = "pass", required = true, value_name = "PASS,..", value_delimiter = ',')]
     passes: Vec<Pass>,
-    /// Bucket whose fused graph is printed: prefill or decode
-    #[arg(long, default_value = "decode")]
+    /// Bucket whose fused graph is printed, such as decode-1 or prefill-512
+    #[arg(long, default_value = "decode-1")]
     bucket: String,
     /// Target whose costs decide between the forms
     #[arg(long, default_value = "native")]
@@ -74,9 +74,9 @@ fn apply(pass: Pass, graph: Graph, args: &Args) -> Result<Graph, Error> {
 
 fn fuse(graph: &Graph, args: &Args) -> Result<Graph, Error> {
     let target = targets::named(&args.target).ok_or_else(|| super::compile::unknown_target(&args.target))?;
-    let bucket = Bucket::all().into_iter().find(|b| b.name == args.bucket);
-    let bucket = bucket
-        .ok_or_else(|| Error::usage(format!("there is no bucket `{}`", args.bucket), "buckets: decode, prefill"))?;
+    let unknown =
+        || Error::usage(format!("there is no bucket `{}`", args.bucket), format!("buckets: {}", Bucket::names()));
+    let bucket = Bucket::named(&args.bucket).ok_or_else(unknown)?;
     let options = FuseOptions { disabled: args.disabled.clone(), ..FuseOptions::new(args.numerics.into()) };
     let catalog = BackendCatalog::new(&target, &X86);
     let start = std::time::Instant::now();

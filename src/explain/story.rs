@@ -30,7 +30,7 @@ pub struct Class {
 #[derive(Clone, Debug, Serialize)]
 pub struct BucketStory {
     pub bucket: String,
-    /// The plain form and those of all buckets, at this bucket's sizes.
+    /// The plain form and the distinct ones of all buckets, at this bucket's sizes.
     pub forms: Vec<Form>,
     /// Of the form that was chosen.
     pub kernels: Vec<Kernel>,
@@ -39,7 +39,7 @@ pub struct BucketStory {
 /// A form that was to be had.
 #[derive(Clone, Debug, Serialize)]
 pub struct Form {
-    /// `plain`, or the bucket that chose it.
+    /// `plain`, or the first bucket that chose it.
     pub name: String,
     pub chosen: bool,
     /// `mla_absorbed`, `mla_expanded` or both, if it has attention in one kernel.
@@ -82,7 +82,7 @@ pub struct RuleInClass {
     pub fired: usize,
     /// Buckets whose form rests on it.
     pub used: Vec<String>,
-    /// Buckets in which it was legal and lost.
+    /// Buckets in which it was legal and lost; the first one, if it is used in none.
     pub lost: Vec<Lost>,
     /// Why it did not fire.
     pub why_not: Option<String>,

@@ -5,8 +5,10 @@ use crate::support::{
 };
 use deepfuse_codegen::x86::targets;
 use deepfuse_frontend::Activations;
+use deepfuse_ir::Bucket;
 use deepfuse_passes::fuse::Numerics;
 use deepfuse_runtime::golden::Golden;
+use deepfuse_runtime::trace::Recording;
 use deepfuse_runtime::verify::{Check, Settings, against_golden, perplexity};
 use deepfuse_runtime::{Artifact, Feed, Limits, Options, Session};
 use std::fs;
@@ -38,8 +40,49 @@ fn every_way_to_run(name: &'static str) {
     same("1 thread", &compared(&a, name, 1, &|o| o.threads = 1));
     same("2 threads", &compared(&a, name, 1, &|o| o.threads = 2));
     same("3 threads", &compared(&a, name, 5, &|o| o.threads = 3));
-    same("prefill's plan", &compared(&a, name, 1, &|o| o.force_bucket = Some("prefill".into())));
-    same("prefill's plan for 5", &compared(&a, name, 5, &|o| o.force_bucket = Some("prefill".into())));
+    for Bucket { name: bucket, .. } in Bucket::all() {
+        same(&bucket, &compared(&a, name, 1, &|o| o.force_bucket = Some(bucket.clone())));
+        same(&format!("{bucket} for 5"), &compared(&a, name, 5, &|o| o.force_bucket = Some(bucket.clone())));
+    }
+}
+
+/// Batches by their tokens, the context before them, and the bucket that runs them.
+#[test]
+fn batches_find_their_buckets() {
+    let a = open("tiny-v2");
+    let limits = Limits { max_tokens: 600, max_sequences: 70, cache_bytes: 64 << 20 };
+    let mut session = Session::load(a, limits, &Options::automatic()).unwrap();
+    for (feeds, bucket) in [
+        (&[(1, 0)][..], "decode-1"),
+        (&[(1, 100), (1, 3)], "decode-8"),
+        (&[(1, 2); 9], "decode-64"),
+        (&[(1, 2); 65], "mixed"),
+        (&[(3, 100)], "verify"),
+        (&[(1, 100), (8, 0)], "verify"),
+        (&[(21, 0)], "prefill-64"),
+        (&[(21, 300)], "chunk"),
+        (&[(100, 0)], "prefill-512"),
+        (&[(300, 0), (40, 0)], "prefill-512"),
+        (&[(513, 0)], "prefill-4096"),
+        (&[(100, 0), (1, 400), (1, 400), (1, 400), (1, 400), (1, 400), (1, 400)], "mixed"),
+    ] {
+        let ids: Vec<u32> = (0..600).map(|i| i * i % 317).collect();
+        let sequences: Vec<_> = feeds.iter().map(|_| session.add_sequence().unwrap()).collect();
+        session.record(Recording::Off);
+        for ((_, before), s) in feeds.iter().zip(&sequences).filter(|((_, before), _)| *before > 0) {
+            session.step(&[Feed::last(*s, &ids[..*before])]).unwrap();
+        }
+        session.record(Recording::Events);
+        let batch: Vec<_> = feeds.iter().zip(&sequences).map(|((new, _), s)| Feed::last(*s, &ids[..*new])).collect();
+        session.step(&batch).unwrap();
+        let plan = session.artifact().plan();
+        let taken: Vec<&str> =
+            session.recorder().events().iter().map(|e| plan.buckets[e.bucket as usize].name.as_str()).collect();
+        assert!(!taken.is_empty() && taken.iter().all(|b| *b == bucket), "{feeds:?}: {:?}", taken.first());
+        for s in sequences {
+            session.remove_sequence(s).unwrap();
+        }
+    }
 }
 
 #[test]
@@ -88,7 +131,7 @@ fn verify_by_the_command() {
         &["--sequences", "5"],
         &["--threads", "1"],
         &["--threads", "2"],
-        &["--force-bucket", "prefill"],
+        &["--force-bucket", "prefill-512"],
     ] {
         let args = [&["verify", path.to_str().unwrap(), "--golden", golden.to_str().unwrap(), "--json"], more].concat();
         let out = deepfuse(&args);
@@ -177,9 +220,12 @@ fn short_and_long_prompts_by_the_command() {
         };
         let expected = run(&[]);
         assert_eq!(expected.as_array().unwrap().len(), 4);
-        for more in
-            [&["--prefill-chunk", "7"][..], &["--threads", "1"], &["--force-bucket", "prefill"], &["--verify-weights"]]
-        {
+        for more in [
+            &["--prefill-chunk", "7"][..],
+            &["--threads", "1"],
+            &["--force-bucket", "prefill-512"],
+            &["--verify-weights"],
+        ] {
             assert_eq!(run(more), expected, "{tokens} tokens, {more:?}");
         }
     }

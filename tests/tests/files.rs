@@ -118,8 +118,7 @@ fn run_fuse(graph: &Graph, settings: &[&str]) -> Result<Graph, String> {
         let mut list = value.split(',');
         match name {
             "bucket" => {
-                let found = Bucket::all().into_iter().find(|b| b.name == value);
-                bucket = found.ok_or_else(|| format!("there is no bucket `{value}`"))?;
+                bucket = Bucket::named(value).ok_or_else(|| format!("there is no bucket `{value}`"))?;
             }
             "tokens" => {
                 let tokens = value.parse().map_err(|_| format!("`{value}` is no number of tokens"))?;

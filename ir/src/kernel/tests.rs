@@ -146,15 +146,9 @@ fn scratch_is_affine_in_the_tokens() {
 }
 
 #[test]
-fn variants_and_buckets() {
+fn variants_print_themselves() {
     let v = Variant::of(&[("tile_m", 128), ("stages", 4)]);
     assert_eq!((v.to_string().as_str(), v.get("stages"), v.get("lanes")), ("tile_m=128 stages=4", Some(4), None));
-    let all = Bucket::all();
-    let last = all.last().unwrap();
-    assert_eq!(
-        (last.tokens.clone(), last.queries.clone(), last.pages.clone()),
-        (1..=u32::MAX, 1..=u32::MAX, 1..=u32::MAX)
-    );
 }
 
 #[test]

@@ -117,8 +117,11 @@ impl fmt::Display for Certificate {
             for (n, step) in class.steps.iter().enumerate() {
                 writeln!(f, "step {n}: {step}")?;
             }
-            for (bucket, graph) in &class.fused {
-                writeln!(f, "fused {bucket}\n{graph}")?;
+            for (at, (bucket, graph)) in class.fused.iter().enumerate() {
+                match class.fused.iter().take(at).find(|(_, earlier)| *earlier == graph) {
+                    Some((earlier, _)) => writeln!(f, "fused {bucket} as {earlier}")?,
+                    None => writeln!(f, "fused {bucket}\n{graph}")?,
+                }
             }
         }
         f.write_str("end\n")
@@ -194,9 +197,18 @@ impl<'a> Reader<'a> {
             };
             steps.push(step);
         }
-        let mut fused = IndexMap::new();
-        while let Some(bucket) = self.after("fused ") {
-            let graph = self.graph()?;
+        let mut fused: IndexMap<String, String> = IndexMap::new();
+        while let Some(line) = self.after("fused ") {
+            let (bucket, graph) = match line.split_once(" as ") {
+                None => (line, self.graph()?),
+                Some((bucket, earlier)) => {
+                    let Some(graph) = fused.get(earlier) else {
+                        self.at -= 1;
+                        return self.error("`fused BUCKET as EARLIER`, an earlier bucket of this class");
+                    };
+                    (bucket, graph.clone())
+                }
+            };
             fused.insert(bucket.to_owned(), graph);
         }
         Ok(ClassCertificate { regions, plain, steps, fused })

@@ -11,13 +11,13 @@ use super::extract::{Extraction, Problem, evaluate, extract_within, stored_forms
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Nodes of the search over forms after which the best extraction so far is taken, with the gap that is left.
-pub const FORM_NODE_LIMIT: u32 = 64;
+/// Nodes of the search over the forms of two buckets (fewer for more of them) after which the best extraction so far is taken, with the gap that is left.
+pub const FORM_NODE_LIMIT: u32 = 32;
 
 /// Nodes of the searches of all buckets together, and of one of them, after which the best so far is taken, with the gap that is left. Where a
 /// step has one token, rows that want logits can be selected anywhere at nearly the same cost: no bound tells these forms apart soon.
-const NODE_LIMIT: u32 = 800;
-const NODE_LIMIT_EACH: u32 = 60;
+const NODE_LIMIT: u32 = 200;
+const NODE_LIMIT_EACH: u32 = 20;
 
 /// A gap of one part in so many is close enough: no estimate is that exact.
 const NEAR: u128 = 10_000;
@@ -188,7 +188,7 @@ impl<'a> Solver<'a> {
         while let Some(at) = (0..open.len()).min_by_key(|i| open[*i].bound) {
             let node = open.swap_remove(at);
             let near = (best.total - node.bound.min(best.total)) * NEAR < best.total;
-            let tired = searched == FORM_NODE_LIMIT || self.left.get() == 0;
+            let tired = searched * self.weighted.len() as u32 >= 2 * FORM_NODE_LIMIT || self.left.get() == 0;
             if node.bound >= best.total || (searched > 0 && near) || tired {
                 floor = floor.min(node.bound);
                 break;

@@ -177,13 +177,28 @@ impl Range {
     }
 }
 
-/// What a batch must be like for a bucket's plan to be used.
+/// What a batch must be like for a bucket's plan to be used. Upper ends also say how much its buffers hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Assumptions {
     pub tokens: Range,
-    /// The largest number of new tokens of one sequence.
+    /// New tokens that look at a context row, on average and rounded up: `ceil(sum_s q_s x_s / sum_s x_s)` for `q_s` new tokens of
+    /// sequence `s` over a context of `x_s`.
     pub queries: Range,
+    /// Tokens of the longest sequence, the new ones included.
+    pub context: Range,
     pub pages: Range,
+}
+
+impl Assumptions {
+    /// The four ranges with their names, in the order of the text form.
+    pub fn ranges(&self) -> [(&'static str, Range); 4] {
+        [("tokens", self.tokens), ("queries", self.queries), ("context", self.context), ("pages", self.pages)]
+    }
+
+    /// Takes every batch.
+    pub fn is_general(&self) -> bool {
+        self.ranges().iter().all(|(_, r)| r.is_general())
+    }
 }
 
 /// The actions of a step for the batches of one bucket.
@@ -203,4 +218,14 @@ pub struct Plan {
     pub weights: Vec<Weight>,
     pub kernels: Vec<Kernel>,
     pub buckets: Vec<BucketPlan>,
+}
+
+impl Plan {
+    /// For people: `370 to 407 launches a step in 10 buckets`.
+    pub fn launches(&self) -> String {
+        let counts = || self.buckets.iter().map(|b| b.actions.len());
+        let (least, most) = (counts().min().unwrap_or(0), counts().max().unwrap_or(0));
+        let range = if least == most { most.to_string() } else { format!("{least} to {most}") };
+        format!("{range} launches a step in {} buckets", self.buckets.len())
+    }
 }

@@ -37,12 +37,8 @@ pub fn problems(plan: &Plan) -> Vec<String> {
     match plan.buckets.last() {
         None => found.push("there is no bucket".to_owned()),
         Some(b) => {
-            let a = b.assumptions;
-            if !(a.tokens.is_general() && a.queries.is_general() && a.pages.is_general()) {
-                found.push(format!(
-                    "bucket {}: the last bucket must take any batch (1..max in all three ranges)",
-                    b.name
-                ));
+            if !b.assumptions.is_general() {
+                found.push(format!("bucket {}: the last bucket must take any batch (1..max in all ranges)", b.name));
             }
         }
     }
@@ -87,8 +83,7 @@ fn kernel(found: &mut Vec<String>, k: &Kernel) {
 }
 
 fn bucket(found: &mut Vec<String>, plan: &Plan, b: &BucketPlan) {
-    let a = b.assumptions;
-    for (what, range) in [("tokens", a.tokens), ("queries", a.queries), ("pages", a.pages)] {
+    for (what, range) in b.assumptions.ranges() {
         if range.min > range.max || range.max == 0 {
             found.push(format!("bucket {}: the range of {what} is empty", b.name));
         }

@@ -6,12 +6,14 @@
 //! state layers.0.latent paged row 160           // also: every N, window N, fixed N
 //! weight w00000 bytes 524288 note "bf16[2048, 128] dense embed_tokens"
 //! kernel embed_0 family embed phases 1 bytes [0, 512, 0, 0, 0, 0, 0, 0] operations [0, 0, 0, 0, 0, 0, 0, 0]
-//! bucket decode tokens 1..max queries 1..max pages 1..max {
+//! bucket mixed tokens 1..max queries 1..max context 1..max pages 1..max {
 //!   buffer %0 T offset 0 bytes 256              // arena: fixed, one symbol, or TP for tokens times pages
 //!   launch embed_0(ids, $w00000, %0+64) label "embed"
 //!   copy %0 -> %1 bytes 64
 //! }
 //! ```
+//!
+//! A bucket that does what an earlier one does is a line without braces: `bucket verify tokens .. pages 1..max as decode-8`.
 //!
 //! `%n` is a buffer of the bucket, `$name` a weight, `@name` a state, each with `+bytes` into it where the number is not zero; `ids`,
 //! `pos`, `seq`, `pages`, `page_start`, `rows` and `logits` are the batch inputs and the result. Names that are not plain words are

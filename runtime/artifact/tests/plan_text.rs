@@ -15,11 +15,11 @@ weight w0 bytes 524288 note "bf16[2048, 128] \"dense\" embed"
 weight w1 bytes 400
 kernel embed_0 family embed phases 1 bytes [0, 512.5, 0, 0, 0, 0, 0, 0] operations [0, 1e30, -1, 0, 0, 0, 1, 0]
 kernel head_0 family linear phases 2 bytes [0, 0, 0, 0, 0, 0, 0, 0] operations [0, 0, 0, 0, 0, 0, 0, 0]
-bucket prefill tokens 128..max queries 128..4096 pages 1..1024 {
+bucket prefill tokens 128..max queries 128..4096 context 1..max pages 1..1024 {
   buffer %0 fixed offset 0 bytes 64
   buffer %1 TP offset 64 bytes 128
 }
-bucket decode tokens 1..max queries 1..max pages 1..max {
+bucket decode tokens 1..max queries 1..max context 1..max pages 1..max {
   buffer %0 T offset 0 bytes 256
   buffer %1 P offset 256 bytes 64
   launch embed_0(ids, $w0, %0) label "embed"
@@ -28,6 +28,8 @@ bucket decode tokens 1..max queries 1..max pages 1..max {
   collective all_reduce %0 bytes 256
   wait 3
 }
+bucket decode-8 tokens 2..8 queries 1..1 context 1..4096 pages 1..max as decode
+bucket mixed tokens 1..max queries 1..max context 1..max pages 1..max as prefill
 "#;
 
 #[test]
@@ -35,6 +37,8 @@ fn the_sample_is_canonical() {
     let plan = plan_text::parse(SAMPLE).unwrap();
     assert_eq!(plan_text::print(&plan), SAMPLE);
     assert_eq!(plan.buckets[1].actions.len(), 5);
+    assert_eq!(plan.buckets[2].actions, plan.buckets[1].actions);
+    assert_eq!(plan.buckets[3].buffers, plan.buckets[0].buffers);
     assert_eq!(
         plan.states[2],
         State { name: "odd name".into(), kind: StateKind::PagedEvery { every: 4 }, row_bytes: 32 }
@@ -55,6 +59,7 @@ fn errors_have_a_place() {
         ("@layers.0.latent, pos", "@layers.1.latent, pos", 19, 25, "there is no state"),
         ("launch embed_0(", "launch embed_1(", 18, 10, "there is no kernel"),
         ("wait 3", "hold 3", 22, 3, "unknown action"),
+        ("as prefill", "as mixed", 25, 74, "there is no bucket \"mixed\" before this one"),
         ("buffer %1 P", "buffer %2 P", 17, 11, "this is buffer %1"),
         ("buffer %1 P", "buffer %1 Q", 17, 13, "unknown arena"),
         ("state ring", "state layers.0.latent", 4, 7, "already taken"),
@@ -75,7 +80,7 @@ fn errors_have_a_place() {
 #[test]
 fn rules_are_checked() {
     let cases = [
-        ("tokens 1..max queries", "tokens 2..max queries", "the last bucket must take any batch"),
+        ("1..max as prefill", "2..max as prefill", "the last bucket must take any batch"),
         ("tokens 128..max", "tokens 128..127", "the range of tokens is empty"),
         ("offset 256 bytes 64", "offset 250 bytes 64", "multiples of 64"),
         ("%0+64,", "%0+256,", "byte 256 of buffer 0, which has 256"),
@@ -87,7 +92,7 @@ fn rules_are_checked() {
         ("vocab 2048", "vocab 0", "vocab is 0"),
         ("kernel head_0", "kernel \"head 0\"", "not a symbol name"),
         ("1e30", "1e999", "not finite"),
-        ("bucket prefill", "bucket decode", "two buckets have the name decode"),
+        ("bucket decode-8", "bucket decode", "two buckets have the name decode"),
     ];
     for (from, to, message) in cases {
         let text = SAMPLE
@@ -157,7 +162,7 @@ fn arg(buffers: u32, states: u32, weights: u32) -> impl Strategy<Value = Arg> {
 
 fn bucket(states: u32, weights: u32, kernels: u32) -> impl Strategy<Value = BucketPlan> {
     let buffers = proptest::collection::vec(buffer(), 1..6);
-    (buffers, range(), range(), range()).prop_flat_map(move |(buffers, tokens, queries, pages)| {
+    (buffers, range(), range(), range(), range()).prop_flat_map(move |(buffers, tokens, queries, context, pages)| {
         let arg = || arg(buffers.len() as u32, states, weights);
         let launch = (0..kernels, proptest::collection::vec(arg(), 0..6), prop_oneof![Just(String::new()), name()]);
         let writable = (0..buffers.len() as u32).prop_map(|index| Arg::Buffer { index, offset: 0 });
@@ -167,7 +172,7 @@ fn bucket(states: u32, weights: u32, kernels: u32) -> impl Strategy<Value = Buck
             (name(), arg(), any::<u64>()).prop_map(|(kind, buffer, bytes)| Action::Collective { kind, buffer, bytes }),
             any::<u32>().prop_map(|queue| Action::Wait { queue }),
         ];
-        let assumptions = Assumptions { tokens, queries, pages };
+        let assumptions = Assumptions { tokens, queries, context, pages };
         let buffers = buffers.clone();
         proptest::collection::vec(action, 0..8).prop_map(move |actions| BucketPlan {
             name: String::new(),
@@ -213,7 +218,8 @@ fn plan() -> impl Strategy<Value = Plan> {
         (states, weights, kernels, buckets).prop_map(move |(states, weights, kernels, mut buckets)| {
             buckets.iter_mut().zip(&labels).for_each(|(b, name)| b.name.clone_from(name));
             let all = Range { min: 1, max: u32::MAX };
-            buckets.last_mut().unwrap().assumptions = Assumptions { tokens: all, queries: all, pages: all };
+            buckets.last_mut().unwrap().assumptions =
+                Assumptions { tokens: all, queries: all, context: all, pages: all };
             Plan { vocab, states, weights, kernels, buckets }
         })
     })

@@ -38,7 +38,7 @@ pub struct Args {
     /// Most prompt tokens of one sequence in one batch
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     prefill_chunk: Option<u32>,
-    /// Run every batch with the plan of this bucket: prefill or decode
+    /// Run every batch with the plan of this bucket, one of those that `inspect` lists
     #[arg(long, value_name = "B")]
     force_bucket: Option<String>,
 }

@@ -56,7 +56,7 @@ pub struct Args {
     /// Most prompt tokens of one batch
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     prefill_chunk: Option<u32>,
-    /// Run every batch with the plan of this bucket: prefill or decode
+    /// Run every batch with the plan of this bucket, one of those that `inspect` lists
     #[arg(long, value_name = "B")]
     force_bucket: Option<String>,
     /// Execute these instructions in software
@@ -194,8 +194,7 @@ fn summary(args: &Args, session: &Session, prompt: usize, answer: &Generated, lo
     let artifact = session.artifact();
     let (m, plan) = (artifact.manifest(), artifact.plan());
     let code = m.section(section::CODE).map_or(0, |s| s.bytes);
-    let launches =
-        plan.buckets.iter().map(|b| format!("{} in {}", b.actions.len(), b.name)).collect::<Vec<_>>().join(", ");
+    let launches = plan.launches();
     let prompt_seconds = answer.prompt_time.as_secs_f64();
     let decode = answer.decode_tokens_per_second().map_or(String::new(), |r| format!(" ({r:.0} tokens/s)"));
     let program = std::env::args().next().unwrap_or_else(|| "deepfuse".into());
@@ -203,7 +202,7 @@ fn summary(args: &Args, session: &Session, prompt: usize, answer: &Generated, lo
         "
 model     {}, {} layers, {} parameters ({} a token), {} activations
 artifact  {}: weights {}, code {} for {}
-kernels   {} kernels, launches: {launches}
+kernels   {} kernels, {launches}
 memory    {} of cache a page of 64 tokens, {} anonymous memory in use
 speed     {} threads, loaded in {}, prompt of {prompt} tokens in {} ({:.0} tokens/s), then {} tokens in {}{decode}
 next      {program} bench {}",

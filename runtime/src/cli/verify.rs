@@ -35,7 +35,7 @@ pub struct Args {
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: Option<u32>,
-    /// Run every batch with the plan of this bucket: prefill or decode
+    /// Run every batch with the plan of this bucket, one of those that `inspect` lists
     #[arg(long, value_name = "B")]
     force_bucket: Option<String>,
     /// Execute these instructions in software

@@ -25,7 +25,7 @@ kernel embed family embed phases 2 bytes [0, 64, 0, 0, 0, 0, 0, 0] operations [0
 kernel write family rope_cache phases 1 bytes [0, 80, 0, 0, 0, 0, 0, 0] operations [0, 0, 0, 0, 0, 0, 0, 0]
 kernel head family linear phases 1 bytes [0, 0, 0, 1024, 1280, 0, 0, 0] operations [0, 0, 0, 0, 0, 0, 64, 0]
 kernel head_long family linear phases 1 bytes [0, 0, 0, 1024, 1280, 0, 0, 0] operations [0, 0, 0, 0, 0, 0, 64, 0]
-bucket long tokens 8..max queries 8..max pages 1..4 {
+bucket long tokens 8..max queries 8..max context 1..max pages 1..4 {
   buffer %0 T offset 0 bytes 64
   buffer %1 T offset 64 bytes 64
   launch embed(ids, pos, $table, %0) label \"embed\"
@@ -33,12 +33,13 @@ bucket long tokens 8..max queries 8..max pages 1..4 {
   launch write(%0, pos, seq, pages, page_start, @cache)
   launch head_long(rows, pos, seq, pages, page_start, @cache, logits) label \"head\"
 }
-bucket general tokens 1..max queries 1..max pages 1..max {
+bucket few tokens 1..2 queries 1..2 context 1..40 pages 1..max {
   buffer %0 T offset 128 bytes 64
   launch embed(ids, pos, $table, %0) label \"embed\"
   launch write(%0, pos, seq, pages, page_start, @cache)
   launch head(rows, pos, seq, pages, page_start, @cache, logits) label \"head\"
 }
+bucket general tokens 1..max queries 1..max context 1..max pages 1..max as few
 ";
 
 fn table(id: u32) -> u64 {

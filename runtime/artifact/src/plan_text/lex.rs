@@ -11,7 +11,7 @@ pub struct Token {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
-    /// A plain word: letters, digits, `_` and `.`, not starting with a digit.
+    /// A plain word: letters, digits, `_` and `.`, not starting with a digit; `-` before a letter or digit.
     Word(String),
     /// A quoted string, without its quotes and escapes.
     Text(String),
@@ -38,11 +38,16 @@ const MARKS: [&str; 13] = ["..", "->", "%", "$", "@", "+", "(", ")", "[", "]", "
 
 /// A word needs no quotes.
 pub fn is_word(s: &str) -> bool {
-    s.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && s.bytes().all(is_word_byte)
+    s.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && word(s.as_bytes()) == s.len()
 }
 
-fn is_word_byte(c: u8) -> bool {
-    c.is_ascii_alphanumeric() || c == b'_' || c == b'.'
+/// Length of the word that `s` starts with. A `-` belongs to it only before a letter or digit: `a->b` has an arrow.
+fn word(s: &[u8]) -> usize {
+    let inside = |i: usize| match s[i] {
+        b'-' => s.get(i + 1).is_some_and(u8::is_ascii_alphanumeric),
+        c => c.is_ascii_alphanumeric() || c == b'_' || c == b'.',
+    };
+    (0..s.len()).find(|i| !inside(*i)).unwrap_or(s.len())
 }
 
 /// All words of a text; the last is [`Kind::End`].
@@ -68,7 +73,7 @@ pub fn lex(text: &str) -> Result<Vec<Token>, PlanError> {
             i += mark.len();
             tokens.push(Token { kind: Kind::Mark(mark), start });
         } else if c.is_ascii_alphabetic() || c == b'_' {
-            i += bytes[i..].iter().take_while(|b| is_word_byte(**b)).count();
+            i += word(&bytes[i..]);
             tokens.push(Token { kind: Kind::Word(text[start..i].to_owned()), start });
         } else {
             let c = text[i..].chars().next().unwrap_or(' ');

@@ -61,7 +61,7 @@ impl Parser<'_> {
                     self.define(&mut names.kernels, k.symbol.clone(), at)?;
                     plan.kernels.push(k);
                 }
-                "bucket" => plan.buckets.push(self.bucket(&names)?),
+                "bucket" => plan.buckets.push(self.bucket(&names, &plan.buckets)?),
                 _ => {
                     self.at -= 1;
                     return self.fail(&format!("unknown item `{word}`"), "items are state, weight, kernel and bucket");
@@ -116,7 +116,7 @@ impl Parser<'_> {
         Ok(Kernel { symbol, family, phases, saturates, bytes, operations: self.terms()? })
     }
 
-    fn bucket(&mut self, names: &Names) -> Result<BucketPlan> {
+    fn bucket(&mut self, names: &Names, earlier: &[BucketPlan]) -> Result<BucketPlan> {
         let name = self.name()?;
         let range = |p: &mut Self, word| {
             p.keyword(word)?;
@@ -125,8 +125,19 @@ impl Parser<'_> {
         let assumptions = Assumptions {
             tokens: range(self, "tokens")?,
             queries: range(self, "queries")?,
+            context: range(self, "context")?,
             pages: range(self, "pages")?,
         };
+        if matches!(self.peek(), Kind::Word(w) if w == "as") {
+            self.at += 1;
+            let like = self.name()?;
+            let Some(b) = earlier.iter().find(|b| b.name == like) else {
+                self.at -= 1;
+                return self
+                    .fail(&format!("there is no bucket {like:?} before this one"), "`as` names an earlier bucket");
+            };
+            return Ok(BucketPlan { name, assumptions, ..b.clone() });
+        }
         self.mark("{")?;
         let (mut buffers, mut actions) = (vec![], vec![]);
         while !self.eat("}") {

@@ -40,13 +40,20 @@ fn write_plan(out: &mut String, plan: &Plan) -> fmt::Result {
         }
         writeln!(out, " bytes {} operations {}", Terms(&k.bytes), Terms(&k.operations))?;
     }
-    plan.buckets.iter().try_for_each(|b| write_bucket(out, plan, b))
+    (0..plan.buckets.len()).try_for_each(|at| write_bucket(out, plan, at))
 }
 
-fn write_bucket(out: &mut String, plan: &Plan, b: &BucketPlan) -> fmt::Result {
-    let a = b.assumptions;
-    write!(out, "bucket {} tokens {}", Name(&b.name), Limits(a.tokens))?;
-    writeln!(out, " queries {} pages {} {{", Limits(a.queries), Limits(a.pages))?;
+fn write_bucket(out: &mut String, plan: &Plan, at: usize) -> fmt::Result {
+    let b = &plan.buckets[at];
+    write!(out, "bucket {}", Name(&b.name))?;
+    for (what, range) in b.assumptions.ranges() {
+        write!(out, " {what} {range}")?;
+    }
+    let does_the_same = |e: &&BucketPlan| e.buffers == b.buffers && e.actions == b.actions;
+    if let Some(earlier) = plan.buckets[..at].iter().find(does_the_same) {
+        return writeln!(out, " as {}", Name(&earlier.name));
+    }
+    out.push_str(" {\n");
     for (i, buffer) in b.buffers.iter().enumerate() {
         let arena = match buffer.arena {
             Arena::Fixed => "fixed",
@@ -154,15 +161,9 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-struct Limits(Range);
-
-impl fmt::Display for Limits {
+impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.max == u32::MAX {
-            write!(f, "{}..max", self.0.min)
-        } else {
-            write!(f, "{}..{}", self.0.min, self.0.max)
-        }
+        if self.max == u32::MAX { write!(f, "{}..max", self.min) } else { write!(f, "{}..{}", self.min, self.max) }
     }
 }
 

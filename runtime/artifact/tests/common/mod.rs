@@ -16,7 +16,7 @@ weight table bytes 1000
 weight gain bytes 64
 weight experts bytes 4160
 kernel k family embed phases 1 bytes [0, 0, 0, 0, 0, 0, 0, 0] operations [0, 0, 0, 0, 0, 0, 0, 0]
-bucket all tokens 1..max queries 1..max pages 1..max {
+bucket all tokens 1..max queries 1..max context 1..max pages 1..max {
   launch k(ids, logits)
 }
 ";
