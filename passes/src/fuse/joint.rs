@@ -52,6 +52,7 @@ pub fn extract_jointly(joint: &Joint, charges: &[Option<u64>]) -> Result<JointEx
     let solver = Solver::of(joint, charges);
     let mut best = solver.descend()?;
     let bound = solver.search(&mut best)?;
+    let best = solver.exchange(best);
     Ok(solver.finished(&best, bound))
 }
 
@@ -171,6 +172,38 @@ impl<'a> Solver<'a> {
                 return Ok(plan);
             }
         }
+    }
+
+    /// Gives buckets the choices of others where that is cheaper: searches that ended early may have missed what another one found.
+    fn exchange(&self, mut plan: Plan) -> Plan {
+        let n = plan.buckets.len();
+        loop {
+            let before = plan.total;
+            for (b, a) in (0..n).flat_map(|b| (0..n).map(move |a| (b, a))) {
+                let mut next = plan.buckets.clone();
+                let Some(taken) = self.taken(b, &next[a]) else { continue };
+                next[b] = taken;
+                let next = self.plan(next);
+                if next.total < plan.total {
+                    plan = next;
+                }
+            }
+            if plan.total == before {
+                return plan;
+            }
+        }
+    }
+
+    /// What another bucket's choice is in this one; `None` if it is no solution of it.
+    fn taken(&self, bucket: usize, other: &Extraction) -> Option<Extraction> {
+        let mut problem = self.weighted[bucket].clone();
+        for (form, charge) in problem.forms.iter_mut().zip(self.charges) {
+            form.charge = *charge;
+        }
+        let known = |(c, candidates): (&Option<usize>, &Vec<_>)| c.is_none_or(|c| c < candidates.len());
+        let fits = other.choice.len() == problem.classes.len() && other.choice.iter().zip(&problem.classes).all(known);
+        let (cost, _) = if fits { evaluate(&problem, &other.choice)? } else { return None };
+        Some(Extraction { cost, ..other.clone() })
     }
 
     /// Forms that buckets other than `bucket` read.
