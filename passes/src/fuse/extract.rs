@@ -15,9 +15,10 @@ use self::core::{Core, Weight, picos, weight};
 use exact::{Search, positions};
 use std::cmp::Ordering;
 
-/// Charge for a byte of a stored weight form, in 1/1000 ns: 4 % of reading it once at 20 bytes a nanosecond. Small enough
-/// that a form is stored where it pays, large enough that two buckets do not keep two forms for a difference within the error of an estimate.
-const STORED_PICOS_PER_BYTE: u64 = 2;
+/// Charge for a byte of a stored weight form, in 1/1000 ns: that of reading it once at 20 bytes a nanosecond. Small enough
+/// that both forms of `kv_b_proj` are stored where long prompts pay for them, large enough that experts are not stored twice for a difference
+/// within the error of an estimate.
+const STORED_PICOS_PER_BYTE: u64 = 50;
 
 /// What a choice costs. Numbers are integers, so that the order of summation has no influence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -185,7 +185,7 @@ fn ties_prefer_fewer_stored_bytes() {
 fn forms_cost_what_they_are_charged() {
     let problem = |other: u64, charge: Option<u64>| {
         let reads = |picos: u64, form: usize| Candidate { picos, children: vec![form], stored: vec![form] };
-        let classes = vec![vec![node(0, &[])], vec![node(0, &[])], vec![reads(1_000, 0), reads(other, 1)]];
+        let classes = vec![vec![node(0, &[])], vec![node(0, &[])], vec![reads(100_000, 0), reads(other, 1)]];
         Problem {
             classes,
             roots: vec![2],
@@ -193,11 +193,11 @@ fn forms_cost_what_they_are_charged() {
         }
     };
     let full = form(100).charge;
-    assert_eq!(extract(&problem(900, full)).unwrap().choice[2], Some(0));
-    let found = extract(&problem(700, full)).unwrap();
-    assert_eq!((found.choice[2], found.cost.charge), (Some(1), 200));
-    assert_eq!(stored_forms(&problem(700, full), &found.choice), [1]);
-    assert_eq!(extract(&problem(700, None)).unwrap().choice[2], Some(0));
+    assert_eq!(extract(&problem(97_000, full)).unwrap().choice[2], Some(0));
+    let found = extract(&problem(90_000, full)).unwrap();
+    assert_eq!((found.choice[2], found.cost.charge), (Some(1), full.unwrap()));
+    assert_eq!(stored_forms(&problem(90_000, full), &found.choice), [1]);
+    assert_eq!(extract(&problem(90_000, None)).unwrap().choice[2], Some(0));
 }
 
 /// Decisions that look the same one by one and share what is below: greedy takes the local best of each, search finds the shared way.
