@@ -197,6 +197,4 @@ fn enabled_rules(options: &FuseOptions) -> Result<Vec<CompiledRule>, FuseError> 
 }
 
 #[cfg(test)]
-mod near_misses;
-#[cfg(test)]
 pub(crate) mod tests;

@@ -1,6 +1,8 @@
 //! Both sides of every rewrite under the reference evaluator, over random sizes, types and values.
 #![allow(clippy::unwrap_used)]
 
+mod near_misses;
+
 use super::language::Enode;
 use super::region::{PlainRegion, plain_region};
 use super::saturate::saturate;

@@ -2,11 +2,11 @@
 //! or joins values of different types.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // the score is printed
 
-use super::region::plain_region;
-use super::rules::Rule;
-use super::saturate::{compiled, saturate};
-use super::{FuseError, Numerics, classes, rules};
 use crate::canonicalize;
+use crate::fuse::region::plain_region;
+use crate::fuse::rules::Rule;
+use crate::fuse::saturate::{compiled, saturate};
+use crate::fuse::{FuseError, Numerics, classes, rules};
 use deepfuse_ir::Graph;
 use std::path::Path;
 use std::time::Duration;
