@@ -7,10 +7,9 @@
 use deepfuse::catalog::BackendCatalog;
 use deepfuse::{Request, compile, pipeline};
 use deepfuse_codegen::x86::{X86, targets};
-use deepfuse_frontend::Activations;
 use deepfuse_ir::Bucket;
-use deepfuse_passes::fuse::{FuseOptions, Numerics, fuse_timed};
-use std::path::{Path, PathBuf};
+use deepfuse_passes::fuse::{FuseOptions, fuse_timed};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 type Failure = Box<dyn std::error::Error>;
@@ -32,18 +31,10 @@ fn request(layers: u32, dir: &Path) -> Result<Request, Failure> {
     config["num_hidden_layers"] = layers.into();
     let checkpoint = dir.join("config.json");
     std::fs::write(&checkpoint, config.to_string())?;
-    Ok(Request {
-        checkpoint,
-        out: PathBuf::from(dir).join(format!("v3-{layers}.dfz")),
-        target: targets::named("x86-avx512-bf16").ok_or("the target is in the table")?,
-        activations: Activations::Bf16,
-        quant: None,
-        numerics: Numerics::Requantizes,
-        shapes_only: true,
-        disabled_rules: vec![],
-        memory: None,
-        jobs: std::thread::available_parallelism()?.get(),
-    })
+    let out = dir.join(format!("v3-{layers}.dfz"));
+    let target = targets::named("x86-avx512-bf16").ok_or("the target is in the table")?;
+    let jobs = std::thread::available_parallelism()?.get();
+    Ok(Request { shapes_only: true, jobs, ..Request::new(checkpoint, out, target) })
 }
 
 fn row(layers: u32) -> Result<(), Failure> {

@@ -285,7 +285,7 @@ impl Told<'_> {
         if fired == 0 {
             let outcome = why_not(&class.replay, rule, self.subject.certificate.numerics);
             story.distance = outcome.distance();
-            let disabled = self.subject.report.disabled_rules.iter().any(|d| d == "all" || d == name);
+            let disabled = self.subject.disabled.iter().any(|d| d == "all" || d == name);
             let told = if disabled && outcome == Outcome::Left {
                 "it applies, and is disabled".to_owned()
             } else {
@@ -321,7 +321,7 @@ impl Told<'_> {
             return Ok(Some([own, with]));
         }
         let options = FuseOptions {
-            disabled: self.subject.report.disabled_rules.clone(),
+            disabled: self.subject.disabled.clone(),
             ..FuseOptions::new(self.subject.certificate.numerics)
         };
         let costs = forced(&class.replay.plain, rule.rule.name, self.catalog, bucket, &options)?;

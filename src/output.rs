@@ -95,7 +95,7 @@ pub fn write(c: &Compiled, req: &Request, progress: &mut (dyn FnMut(u64) + Send)
     writer.section(section::CODE, &format!("kernels-{}.so", req.target.name), &c.code.shared_object)?;
     writer.section(section::CERTIFICATE, "certificate.txt", c.fused.certificate.to_string().as_bytes())?;
     writer.section(section::CHOICES, "kernels.choices", choices(c).as_bytes())?;
-    let report = CompileReport::of(req, &c.fused).to_json();
+    let report = CompileReport::of(&c.fused).to_json();
     writer.section(section::REPORT, "report.json", report.as_bytes())?;
     for (name, file) in [
         (section::TOKENIZER, "tokenizer.json"),

@@ -39,6 +39,24 @@ pub struct Request {
     pub jobs: usize,
 }
 
+impl Request {
+    /// With what the command line takes if it is not told otherwise, and one job.
+    pub fn new(checkpoint: PathBuf, out: PathBuf, target: Target) -> Self {
+        Self {
+            checkpoint,
+            out,
+            target,
+            activations: Activations::Bf16,
+            quant: None,
+            numerics: Numerics::Requantizes,
+            shapes_only: false,
+            disabled_rules: vec![],
+            memory: None,
+            jobs: 1,
+        }
+    }
+}
+
 /// What [`compile`] has come to.
 pub enum Event<'a> {
     /// A stop has begun.

@@ -46,23 +46,13 @@ mod tests {
     use crate::pipeline::Compiled;
     use crate::{Request, compile, output};
     use deepfuse_codegen::x86::targets;
-    use deepfuse_frontend::Activations;
     use deepfuse_passes::fuse::{Certificate, Numerics};
     use std::path::Path;
 
     fn request(dir: &Path) -> Request {
-        Request {
-            checkpoint: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints/tiny-v2/config.json"),
-            out: dir.join("m.dfz"),
-            target: targets::named("x86-avx2").unwrap(),
-            activations: Activations::Bf16,
-            quant: None,
-            numerics: Numerics::Requantizes,
-            shapes_only: true,
-            disabled_rules: vec![],
-            memory: None,
-            jobs: 1,
-        }
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints/tiny-v2/config.json");
+        let target = targets::named("x86-avx2").unwrap();
+        Request { shapes_only: true, ..Request::new(config, dir.join("m.dfz"), target) }
     }
 
     /// What is said of an artifact whose compiler changed the certificate, or the rules that the manifest calls disabled.

@@ -1,6 +1,5 @@
-//! `report.json` of an artifact: what the compiler was asked for, what it called things, and what it measured.
+//! `report.json` of an artifact: what things of the certificate are called.
 
-use crate::pipeline::Request;
 use deepfuse_passes::fuse::Fused;
 use serde::{Deserialize, Serialize};
 
@@ -11,19 +10,13 @@ pub const SCHEMA: &str = "deepfuse.report/1";
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CompileReport {
     pub schema: String,
-    /// Rules that were turned off.
-    pub disabled_rules: Vec<String>,
     /// By layer class: what its parameters are in its first region.
     pub inputs: Vec<Vec<String>>,
 }
 
 impl CompileReport {
-    pub fn of(req: &Request, fused: &Fused) -> Self {
-        Self {
-            schema: SCHEMA.to_owned(),
-            disabled_rules: req.disabled_rules.clone(),
-            inputs: fused.report.classes.iter().map(|c| c.inputs.clone()).collect(),
-        }
+    pub fn of(fused: &Fused) -> Self {
+        Self { schema: SCHEMA.to_owned(), inputs: fused.report.classes.iter().map(|c| c.inputs.clone()).collect() }
     }
 
     /// The bytes of `report.json`.

@@ -36,8 +36,6 @@ pub trait Bindings {
 /// A condition on the variables of a match. All conditions are decided from types and attributes; none depends on a bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Premise {
-    /// Both values have one type.
-    SameType(Var, Var),
     /// The values, or attributes, are not the same one.
     Differ(Var, Var),
     /// The value depends on weights alone.
@@ -50,8 +48,6 @@ pub enum Premise {
     SplitsRows { rows: Var, shape: Var },
     /// The element type of the value.
     HasDType(Var, DType),
-    /// The attribute is this integer.
-    IsInt(Var, i64),
     /// The attribute is the number of the last axis of the value.
     IsLastAxis { axis: Var, of: Var },
     /// The attribute is the length of this axis of the value.
@@ -106,7 +102,6 @@ impl Premise {
 
     fn check(&self, b: &dyn Bindings) -> Option<bool> {
         Some(match *self {
-            Self::SameType(x, y) => value(b, x)? == value(b, y)?,
             Self::Differ(x, y) => !b.same(x, y),
             Self::Constant(x) => matches!(b.bound(x)?, Bound::Value { constant: true, .. }),
             Self::Parameter(x) => matches!(b.bound(x)?, Bound::Value { parameter: true, .. }),
@@ -116,7 +111,6 @@ impl Premise {
                 x.rank() == 2 && shape.len() == 3 && shape[0] == x.shape[0] && shape[1..].iter().all(is_number)
             }
             Self::HasDType(x, dtype) => tensor(b, x)?.dtype == dtype,
-            Self::IsInt(a, n) => *attr(b, a)? == Attr::Int(n),
             Self::IsLastAxis { axis, of } => int(b, axis)? + 1 == tensor(b, of)?.rank() as i64,
             Self::IsLength { len, of, axis } => {
                 let d = tensor(b, of)?.shape.get(usize::try_from(int(b, axis)?).ok()?)?;
@@ -225,14 +219,12 @@ fn same_equation(a: &str, b: &str) -> bool {
 impl fmt::Display for Premise {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::SameType(x, y) => write!(f, "same_type({x}, {y})"),
             Self::Differ(x, y) => write!(f, "differ({x}, {y})"),
             Self::Constant(x) => write!(f, "constant({x})"),
             Self::Parameter(x) => write!(f, "parameter({x})"),
             Self::Equation(eq, text) => write!(f, "equation({eq}, {text})"),
             Self::SplitsRows { rows, shape } => write!(f, "splits_rows({rows}, {shape})"),
             Self::HasDType(x, dtype) => write!(f, "has_dtype({x}, {dtype})"),
-            Self::IsInt(a, n) => write!(f, "is_int({a}, {n})"),
             Self::IsLastAxis { axis, of } => write!(f, "is_last_axis({axis}, {of})"),
             Self::IsLength { len, of, axis } => write!(f, "is_length({len}, {of}, {axis})"),
             Self::IsDType { dtype, of } => write!(f, "is_dtype({dtype}, {of})"),

@@ -239,11 +239,11 @@ mod x86 {
         };
     }
 
-    // SAFETY (of the transmutes): both types are plain 64 bytes.
     turns!(
         dpbf16,
         "avx512f,avx512bf16",
         _mm512_setzero_ps(),
+        // SAFETY: both types are plain 64 bytes.
         unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_setzero_si512()) },
         |s, a, b| _mm512_dpbf16_ps(s, a, b)
     );

@@ -76,7 +76,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Loads the code, reserves all memory, starts the threads. Weights stay mapped; nothing is read ahead.
+    /// Loads the code, reserves all memory, starts the threads. Weights stay mapped; nothing is read ahead, unless the threads sit on
+    /// several NUMA nodes: then pages are moved to where they are read.
     ///
     /// Errors: exit 5 if the code is for another CPU, 6 if the system refuses what it needs, 7 if memory is missing, 2 for limits that fit nothing.
     pub fn load(artifact: Arc<Artifact>, limits: Limits, options: &Options) -> Result<Self, Error> {

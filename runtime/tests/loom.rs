@@ -63,8 +63,10 @@ fn no_wake_up_is_lost() {
         let other = shared.clone();
         let waiter = thread::spawn(move || {
             other.0.wait_past(0, &mut Patience::new(0));
+            // SAFETY: loom checks the access against the other thread's.
             other.1.with(|x| unsafe { *x })
         });
+        // SAFETY: as above.
         shared.1.with_mut(|x| unsafe { *x = 7 });
         shared.0.advance();
         assert_eq!(waiter.join().unwrap(), 7);
@@ -99,28 +101,32 @@ impl Work {
     fn run(&self, part: Part) {
         assert_eq!(part.parts, self.parts[part.phase as usize]);
         if let Some(before) = part.phase.checked_sub(1) {
+            // SAFETY: loom checks all accesses of cells against each other: it is what these models are for.
             self.cells[before as usize].iter().for_each(|c| assert_eq!(c.with(|x| unsafe { *x }), 1));
         }
+        // SAFETY: as above.
         self.cells[part.phase as usize][part.index as usize].with_mut(|x| unsafe { *x += 1 });
     }
 
     fn check(&self, phases: usize) {
+        // SAFETY: as in `run`.
         let done = |cells: &Vec<UnsafeCell<u32>>| cells.iter().all(|c| c.with(|x| unsafe { *x }) == 1);
         assert!(self.cells[..phases].iter().all(done), "every part ran once");
     }
 }
 
-/// A job that lives on the stack of the caller of the pool; here loom's `Arc` finds a use after the end.
-type JobRef = *const Work;
-
 struct Shared(Gate<SendJob>);
 
+/// A job by address, as the pool has it: the caller frees it when the gate says that it has finished.
 #[derive(Clone, Copy)]
-struct SendJob(JobRef);
+struct SendJob(*const Work);
+// SAFETY: `Work` is shared by reference only, and loom checks its cells.
 unsafe impl Send for SendJob {}
+// SAFETY: as above.
 unsafe impl Sync for SendJob {}
 
 fn step(gate: &Gate<SendJob>, job: SendJob, part: Part, panics: Option<u32>) {
+    // SAFETY: this thread holds a part, so the job has not finished.
     let work = unsafe { &*job.0 };
     work.run(part);
     gate.done(

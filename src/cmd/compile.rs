@@ -63,6 +63,15 @@ pub enum ActivationsArg {
     Bf16,
 }
 
+impl From<ActivationsArg> for Activations {
+    fn from(a: ActivationsArg) -> Self {
+        match a {
+            ActivationsArg::F32 => Self::F32,
+            ActivationsArg::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub enum QuantArg {
     None,
@@ -163,16 +172,12 @@ fn tell_needs(model: &Model, needs: &output::Needs) {
 
 fn request(args: &Args) -> Result<Request, Error> {
     let target = targets::named(&args.target).ok_or_else(|| unknown_target(&args.target))?;
-    let activations = match args.activations {
-        ActivationsArg::F32 => Activations::F32,
-        ActivationsArg::Bf16 => Activations::Bf16,
-    };
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     Ok(Request {
         checkpoint: args.checkpoint.clone(),
         out: args.output.clone().unwrap_or_else(|| pipeline::default_output(&args.checkpoint)),
         target,
-        activations,
+        activations: args.activations.into(),
         quant: args.quant.types(),
         numerics: args.numerics.into(),
         shapes_only: args.shapes_only,

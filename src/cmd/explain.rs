@@ -3,7 +3,6 @@
 use deepfuse::explain::{BucketStory, Class, Explanation, Form, Lost, RuleInClass, RuleStory, Subject, explain, html};
 use deepfuse::{Error, Request};
 use deepfuse_codegen::x86::targets;
-use deepfuse_frontend::Activations;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -87,21 +86,15 @@ fn of_artifact(args: &Args) -> Result<Subject, Error> {
 
 fn request(args: &Args) -> Result<Request, Error> {
     let name = args.target.as_deref().unwrap_or("native");
-    let activations = match args.activations {
-        Some(super::compile::ActivationsArg::F32) => Activations::F32,
-        Some(super::compile::ActivationsArg::Bf16) | None => Activations::Bf16,
-    };
+    let target = targets::named(name).ok_or_else(|| super::compile::unknown_target(name))?;
+    let usual = Request::new(args.path.clone(), PathBuf::new(), target); // nothing is written
     Ok(Request {
-        checkpoint: args.path.clone(),
-        out: PathBuf::new(), // nothing is written
-        target: targets::named(name).ok_or_else(|| super::compile::unknown_target(name))?,
-        activations,
+        activations: args.activations.map_or(usual.activations, Into::into),
         quant: args.quant.and_then(super::compile::QuantArg::types),
-        numerics: args.numerics.unwrap_or(super::compile::NumericsArg::Requantizes).into(),
+        numerics: args.numerics.map_or(usual.numerics, Into::into),
         shapes_only: true,
         disabled_rules: args.disabled.clone(),
-        memory: None,
-        jobs: 1,
+        ..usual
     })
 }
 

@@ -13,6 +13,7 @@ mod words;
 
 use super::{Subject, explain};
 use crate::error::Error;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use deepfuse_artifact::report::{Report, exit};
 use escape::e;
 use sha2::{Digest, Sha256};
@@ -84,16 +85,7 @@ fn generated_style(forms: usize, buckets: usize) -> String {
 
 /// SHA-256 in base64, as a content security policy writes it.
 fn digest(text: &str) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for three in Sha256::digest(text.as_bytes()).chunks(3) {
-        let bits = three.iter().fold(0u32, |n, b| n << 8 | u32::from(*b)) << (8 * (3 - three.len()));
-        for i in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * i)) as usize & 63];
-            out.push(if i <= three.len() { letter as char } else { '=' });
-        }
-    }
-    out
+    BASE64_STANDARD.encode(Sha256::digest(text))
 }
 
 /// Writes the page; it appears whole or not at all. An earlier page of that name is replaced, anything else is left alone.

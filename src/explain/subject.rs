@@ -20,7 +20,9 @@ pub struct Subject {
     pub title: String,
     /// For people: what it is.
     pub facts: Vec<(&'static str, String)>,
-    /// Rules that were turned off, names of parameters.
+    /// Rules that were turned off.
+    pub disabled: Vec<String>,
+    /// Names of parameters.
     pub report: CompileReport,
     /// What a better extraction could save at most, nanoseconds, where that is known.
     pub gap_nanos: Option<f64>,
@@ -54,6 +56,7 @@ impl Subject {
                 ("artifact", artifact.digest().to_owned()),
                 ("compiler", artifact.manifest().toolchain.clone()),
             ],
+            disabled: artifact.manifest().fusion.disabled_rules.clone(),
             report: report(&artifact),
             gap_nanos: artifact.manifest().fusion.gap_picos.map(|p| p as f64 / 1e3),
         })
@@ -69,7 +72,8 @@ impl Subject {
         let path = req.checkpoint.canonicalize().unwrap_or_else(|_| req.checkpoint.clone());
         let named = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(&path) };
         Ok(Self {
-            report: CompileReport::of(req, &fused),
+            disabled: req.disabled_rules.clone(),
+            report: CompileReport::of(&fused),
             gap_nanos: Some(fused.report.gap_nanos()),
             certificate: fused.certificate,
             target: req.target.clone(),

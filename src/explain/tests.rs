@@ -4,23 +4,14 @@
 use super::*;
 use crate::pipeline::{self, Request};
 use deepfuse_codegen::x86::targets;
-use deepfuse_frontend::Activations;
 use deepfuse_passes::fuse::Numerics;
 use std::path::Path;
 
 pub(super) fn request(name: &str, numerics: Numerics, disabled: &[&str]) -> Request {
-    Request {
-        checkpoint: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints").join(name),
-        out: "unused".into(),
-        target: targets::named("x86-avx512-bf16").unwrap(),
-        activations: Activations::Bf16,
-        quant: None,
-        numerics,
-        shapes_only: true,
-        disabled_rules: disabled.iter().map(ToString::to_string).collect(),
-        memory: None,
-        jobs: 1,
-    }
+    let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints").join(name);
+    let disabled_rules = disabled.iter().map(ToString::to_string).collect();
+    let target = targets::named("x86-avx512-bf16").unwrap();
+    Request { numerics, shapes_only: true, disabled_rules, ..Request::new(checkpoint, "unused".into(), target) }
 }
 
 fn told(req: &Request) -> Explanation {

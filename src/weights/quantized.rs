@@ -1,6 +1,7 @@
 //! Weights that the `quantize` stop gives fewer bits: whole rows are read, quantized as the evaluator does it, and packed.
 
-use super::{Made, Tensors, WeightError, converted, matrices, origin};
+use super::expr::{converted, origin};
+use super::{Made, Tensors, WeightError, matrices};
 use deepfuse_codegen::pack;
 use deepfuse_ir::ops::quantize::blocks;
 use deepfuse_ir::weights::WeightExpr;

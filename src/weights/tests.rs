@@ -3,9 +3,11 @@
 
 use super::*;
 use deepfuse_ir::ops::attrs;
-use deepfuse_ir::tensor::Tensor;
-use deepfuse_ir::{Attr, Attrs, Dim, Float, Graph, ParamKind, Sizes, ValueId};
+use deepfuse_ir::tensor::{Tensor, e4m3_value};
+use deepfuse_ir::weights::{WeightExpr, source_names};
+use deepfuse_ir::{Attr, Attrs, Dim, Float, Graph, Op, ParamKind, Sizes, ValueId};
 use deepfuse_passes::stored::stored_bytes;
+use half::{bf16, f16};
 use std::collections::HashMap;
 
 #[derive(Default)]

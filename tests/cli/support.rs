@@ -135,18 +135,8 @@ pub fn scratch() -> &'static Path {
 }
 
 pub fn request(name: &str, out: &Path) -> Request {
-    Request {
-        checkpoint: checkpoint(name),
-        out: out.to_owned(),
-        target: targets::native(),
-        activations: Activations::F32,
-        quant: None,
-        numerics: Numerics::Reassociates,
-        shapes_only: false,
-        disabled_rules: vec![],
-        memory: None,
-        jobs: 1,
-    }
+    let usual = Request::new(checkpoint(name), out.to_owned(), targets::native());
+    Request { activations: Activations::F32, numerics: Numerics::Reassociates, ..usual }
 }
 
 /// Compiles and writes; the warnings.

@@ -29,24 +29,14 @@ fn phases(spec: &KernelSpec) -> f64 {
 
 /// Operations a nanosecond that the kernel's inner loop reaches, as measured on Zen 4 by `examples/kernels.rs`.
 fn peak(spec: &KernelSpec, target: &Target) -> f64 {
-    let bf16 = |i: usize| {
-        let t = spec.inputs.get(i).and_then(deepfuse_ir::Operand::tensor);
-        t.is_some_and(|t| t.dtype == DType::Bf16)
-    };
-    let dot = bf16(0) && target.has("avx512bf16");
-    let quantized = |i: usize| {
-        let t = spec.inputs.get(i).and_then(deepfuse_ir::Operand::tensor);
-        t.is_some_and(|t| t.dtype.is_quant())
-    };
-    let codes = |i: usize| {
-        let t = spec.inputs.get(i).and_then(deepfuse_ir::Operand::tensor);
-        t.is_some_and(|t| t.dtype.quantized_row(0).is_some())
-    };
-    let gemm = |weight: usize| match () {
-        () if codes(0) => 0.75 * target.flops_int8,
-        () if dot && bf16(weight) => 0.85 * target.flops_bf16,
-        () if dot && quantized(weight) => 0.75 * target.flops_bf16,
-        () => 0.7 * target.flops_f32,
+    let dtype = |i: usize| spec.inputs.get(i).and_then(deepfuse_ir::Operand::tensor).map(|t| t.dtype);
+    let dot = dtype(0) == Some(DType::Bf16) && target.has("avx512bf16");
+    let codes = dtype(0).is_some_and(|t| t.quantized_row(0).is_some());
+    let gemm = |weight: usize| match dtype(weight) {
+        _ if codes => 0.75 * target.flops_int8,
+        Some(DType::Bf16) if dot => 0.85 * target.flops_bf16,
+        Some(DType::Quant(_)) if dot => 0.75 * target.flops_bf16,
+        _ => 0.7 * target.flops_f32,
     };
     match spec.op {
         Op::Linear | Op::HeadLinear | Op::Swiglu | Op::Route => gemm(1),

@@ -17,9 +17,8 @@ mod splice;
 pub(crate) mod words;
 
 pub use certificate::{Certificate, CertificateError, ClassCertificate, Direction, Step, Term};
-pub use extract::{Cost, SEARCH_NODE_LIMIT, stored_charge_nanos};
+pub use extract::{Cost, stored_charge_nanos};
 pub use forced::forced;
-pub use joint::FORM_NODE_LIMIT;
 pub use report::{BucketReport, ClassReport, Form, FuseReport};
 pub use saturate::{ITERATION_LIMIT, NODE_LIMIT, RuleStats, Stop};
 pub use sentences::sentence;

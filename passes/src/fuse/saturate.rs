@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// Most e-nodes of a layer class; a V3 layer saturates with a tenth of it.
 pub const NODE_LIMIT: usize = 20_000;
-/// Most rounds over all rules; a V3 layer takes six.
+/// Most rounds over all rules; a V3 layer takes six, the last one, in which rows are selected, 19.
 pub const ITERATION_LIMIT: usize = 32;
 
 /// Why saturation ended.

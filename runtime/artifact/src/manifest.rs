@@ -24,7 +24,7 @@ pub mod section {
     pub const CHAT_TEMPLATE: &str = "chat_template";
     pub const CERTIFICATE: &str = "certificate";
     pub const CHOICES: &str = "choices";
-    /// What the compiler was asked for and what it measured, as JSON.
+    /// What things of the certificate are called, as JSON.
     pub const REPORT: &str = "report";
 }
 

@@ -3,6 +3,7 @@
 //! Source: Intel 64 and IA-32 Architectures Optimization Reference Manual, chapter "Intel AMX": a dot product of full tiles takes 16 cycles,
 //! a load or store 8 and 16.
 
+use crate::x86::kernels::amx::{CHUNK_ROWS, TILE_BYTES};
 use deepfuse_ir::kernel::packed_operands;
 use deepfuse_ir::{DType, KernelSpec, Op, Operand, Quant, Target, Variant};
 
@@ -15,14 +16,11 @@ const STORE_CYCLES: f64 = 16.0;
 const CYCLES_PER_NANO: f64 = 2.5;
 /// From L2 to L1, sustained.
 const L2_BYTES_PER_CYCLE: f64 = 48.0;
-const TILE_BYTES: f64 = 1024.0;
 /// Rows of activations that stay in L1, with room for the panels that pass through.
 const L1_BYTES: f64 = (32 << 10) as f64;
 /// To widen 128 columns of an fp8 panel, and to scale and add a tile of their sums: vector instructions.
 const WIDEN_CYCLES: f64 = 600.0;
 const SCALE_CYCLES: f64 = 40.0;
-/// Rows that share a widened panel.
-const CHUNK_ROWS: f64 = 256.0;
 
 /// Operations a nanosecond; `None` if the variant has no tiles, or too few rows for them.
 pub fn peak(spec: &KernelSpec, variant: &Variant, target: &Target) -> Option<f64> {
@@ -43,12 +41,12 @@ pub fn peak(spec: &KernelSpec, variant: &Variant, target: &Target) -> Option<f64
     let from_l2 = if rows * 16.0 * depth * 2.0 <= L1_BYTES { rows / sets } else { rows };
     let step = (DOT_CYCLES * tiles)
         .max(LOAD_CYCLES * (rows + panels))
-        .max((panels + from_l2) * TILE_BYTES / L2_BYTES_PER_CYCLE)
+        .max((panels + from_l2) * TILE_BYTES as f64 / L2_BYTES_PER_CYCLE)
         + tiles * (LOAD_CYCLES + STORE_CYCLES) * 32.0 / depth;
     let fp8 = if matrix.dtype == DType::Bf16 || int8 {
         0.0
     } else {
-        let shared = (together.min(CHUNK_ROWS) / 16.0).max(1.0);
+        let shared = (together.min(CHUNK_ROWS as f64) / 16.0).max(1.0);
         // Of four steps.
         tiles * (WIDEN_CYCLES / shared + SCALE_CYCLES) / 4.0
     };

@@ -32,11 +32,11 @@ const COLUMNS: u64 = 32;
 /// Bytes of a row of a tile.
 const ROW_BYTES: u64 = 64;
 /// Bytes of a tile.
-const TILE_BYTES: u64 = 1024;
+pub const TILE_BYTES: u64 = 1024;
 /// Bytes of a row of sums of one panel.
 const SUM_BYTES: u64 = 64;
 /// Rows whose sums lie on the stack: enough of them to pay for widening fp8 panels, few enough for L2.
-const CHUNK_ROWS: u64 = 256;
+pub const CHUNK_ROWS: u64 = 256;
 /// Columns of K that one fp8 scale holds for.
 const SCALED: u64 = 128;
 
@@ -171,19 +171,11 @@ impl<'a> Tiles<'a> {
                         TileDot::Bf16 => self.chunk((chunk, here), part, sums, &room),
                         TileDot::Int8 => self.code_chunk((chunk, here), part, sums),
                     }
-                    f.range(f.i(0), here, 1, |row| {
-                        for j in 0..part.width {
-                            let value = |m: usize| {
-                                let sum = sums.at(row * (16 * vectors)).plus(part.place(m, j));
-                                match self.dot {
-                                    TileDot::Bf16 => sum.get16(16),
-                                    TileDot::Int8 => codes_value(sum, chunk.starting_at(row), part, (m, j)),
-                                }
-                            };
-                            let values: Vec<Vec<Val<'a>>> = (0..part.matrices.len()).map(|m| vec![value(m)]).collect();
-                            store(Sums { row: first + row, panel: part.panel + u64::from(j), values: &values });
-                        }
-                    });
+                    let value = |row: Val<'a>, place: (usize, u32), sum: Mem<'a>| match self.dot {
+                        TileDot::Bf16 => sum.get16(16),
+                        TileDot::Int8 => codes_value(sum, chunk.starting_at(row), part, place),
+                    };
+                    part.store(sums, (first, here), &value, store);
                 });
             },
         );

@@ -159,13 +159,7 @@ impl<'a> Gemm<'a> {
             if k % block != 0 {
                 add(f.i(k / block * block), k % block);
             }
-            f.range(f.i(0), here, 1, |row| {
-                for j in 0..part.width {
-                    let value = |m: usize| sums.at(row * (16 * vectors)).plus(part.place(m, j)).get16(16);
-                    let values: Vec<Vec<Val<'a>>> = (0..part.matrices.len()).map(|m| vec![value(m)]).collect();
-                    store(Sums { row: first + row, panel: part.panel + u64::from(j), values: &values });
-                }
-            });
+            part.store(sums, (first, here), &|_, _, sum| sum.get16(16), store);
         });
     }
 
@@ -258,7 +252,7 @@ impl<'a> Gemm<'a> {
 type Store16<'a, 'b> = dyn Fn(Val<'a>, &[Vec<Val<'a>>], &[u32]) + 'b;
 
 /// Panels `panel .. panel + width` of matrices.
-pub(super) struct Part<'a, 'b> {
+pub struct Part<'a, 'b> {
     pub matrices: &'b [Packed<'a>],
     pub panel: Val<'a>,
     pub width: u32,
@@ -280,8 +274,29 @@ impl<'a> Part<'a, '_> {
         self.matrices.iter().flat_map(|m| (0..self.width).map(move |j| (m, j))).map(|(m, j)| f(m, j)).collect()
     }
 
+    /// Hands the sums of `count` rows on, which lie in memory: `value(row, (matrix, panel), where)` is what is stored for row `first + row`.
+    pub fn store(
+        &self,
+        sums: Mem<'a>,
+        (first, count): (Val<'a>, Val<'a>),
+        value: &dyn Fn(Val<'a>, (usize, u32), Mem<'a>) -> Val<'a>,
+        store: &dyn Fn(Sums<'a, '_>),
+    ) {
+        let f = first.fx();
+        f.range(f.i(0), count, 1, |row| {
+            for j in 0..self.width {
+                let of = |m: usize| {
+                    let place = sums.at(row * (16 * self.vectors())).plus(self.place(m, j));
+                    vec![value(row, (m, j), place)]
+                };
+                let values: Vec<Vec<Val<'a>>> = (0..self.matrices.len()).map(of).collect();
+                store(Sums { row: first + row, panel: self.panel + u64::from(j), values: &values });
+            }
+        });
+    }
+
     /// Where the sums of a matrix's panel lie in a row of sums.
-    pub fn place(&self, matrix: usize, j: u32) -> u64 {
+    fn place(&self, matrix: usize, j: u32) -> u64 {
         16 * (matrix as u64 * u64::from(self.width) + u64::from(j))
     }
 

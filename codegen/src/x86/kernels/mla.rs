@@ -1,8 +1,8 @@
 //! `mla_absorbed`, `mla_absorbed_split`, `mla_expanded`: which query rows meet which context rows. The arithmetic is in [`super::attention`].
 //!
-//! * absorbed: a work item is 16 heads of a token; keys and values are the cached rows themselves, found page by page
-//! * split: the same for a part of the context, then the parts are merged
-//! * expanded: a work item is a head of 32 tokens; keys and values were rebuilt for the context axis. Tokens of several sequences in
+//! * absorbed: a work item is up to 16 heads of a token; keys and values are the cached rows themselves, found page by page
+//! * split: up to 128 heads of a token and a part of the context, then the parts are merged
+//! * expanded: a work item is a head of 128 tokens; keys and values were rebuilt for the context axis. Tokens of several sequences in
 //!   one item are taken run by run
 //!
 //! Items are dealt out round robin: later tokens see more context, so contiguous shares would be unequal.

@@ -1,6 +1,6 @@
 //! One file a kernel family; [`lower`] is the table.
 
-mod amx;
+pub(super) mod amx;
 mod attention;
 mod attention_plain;
 mod chain;

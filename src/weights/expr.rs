@@ -1,0 +1,270 @@
+//! Elements of weight expressions: which bytes of which tensors they are, and what is computed of them.
+
+use super::{Tensors, WeightError, element_bytes, matrices};
+use deepfuse_ir::tensor::e4m3_value;
+use deepfuse_ir::weights::{WeightExpr, source_names};
+use deepfuse_ir::{AttrsExt, Code, DType, Op, Quant, TensorType};
+use half::{bf16, f16};
+
+/// Appends elements (or codes) `start .. start + len` of an expression, in row-major order.
+pub fn elements(
+    e: &WeightExpr,
+    start: u64,
+    len: u64,
+    tensors: &dyn Tensors,
+    out: &mut Vec<u8>,
+) -> Result<(), WeightError> {
+    let WeightExpr::Apply { op, attrs, operands, ty } = e else { return source_elements(e, start, len, tensors, out) };
+    let x = &operands[0];
+    match op {
+        Op::Reshape => elements(x, start, len, tensors, out),
+        Op::Slice => {
+            let axis = attrs.int("axis").unwrap_or(0) as usize;
+            let (n, inner) = axis_of(x.ty(), axis);
+            let (first, kept) = (attrs.int("start").unwrap_or(0) as u64, attrs.int("len").unwrap_or(0) as u64);
+            runs(start, len, kept * inner, |run, at, count| {
+                elements(x, run * n * inner + first * inner + at, count, tensors, out)
+            })
+        }
+        Op::HeadRows => {
+            let (heads, first, kept) = head_rows(attrs);
+            let (_, rows, cols) = matrices(x.ty());
+            let n = rows / heads;
+            let widen = ty.dtype != x.ty().dtype;
+            runs(start, len, kept * cols, |head, at, count| {
+                let from = (head * n + first) * cols + at;
+                if widen {
+                    converted(x, (from, count), ty.dtype, 1.0, tensors, out)
+                } else {
+                    elements(x, from, count, tensors, out)
+                }
+            })
+        }
+        Op::Concat => {
+            let axis = attrs.int("axis").unwrap_or(0) as usize;
+            let y = &operands[1];
+            let ((n, inner), (m, _)) = (axis_of(x.ty(), axis), axis_of(y.ty(), axis));
+            let (a, b) = (n * inner, m * inner);
+            runs(start, len, a + b, |run, at, count| {
+                let head = count.min(a.saturating_sub(at));
+                if head > 0 {
+                    elements(x, run * a + at, head, tensors, out)?;
+                }
+                let rest = count - head;
+                if rest > 0 { elements(y, run * b + (at + head - a), rest, tensors, out) } else { Ok(()) }
+            })
+        }
+        Op::Convert => converted(x, (start, len), ty.dtype, 1.0, tensors, out),
+        Op::Scale => converted(x, (start, len), ty.dtype, attrs.float("value").unwrap_or(1.0) as f32, tensors, out),
+        Op::Permute => permuted(x, attrs.ints("axes").unwrap_or(&[]), start, len, tensors, out),
+        other => Err(WeightError::Unsupported(other.name())),
+    }
+}
+
+fn head_rows(attrs: &deepfuse_ir::Attrs) -> (u64, u64, u64) {
+    let int = |name| attrs.int(name).unwrap_or(1) as u64;
+    (int("heads"), attrs.int("start").unwrap_or(0) as u64, int("len"))
+}
+
+/// Length of an axis and number of elements inside it.
+fn axis_of(ty: &TensorType, axis: usize) -> (u64, u64) {
+    let dims = ty.fixed_shape().expect("a weight has no symbolic dims");
+    (dims[axis], dims[axis + 1..].iter().product())
+}
+
+/// Splits `start .. start + len` at multiples of `run`: calls `f(index of the run, offset in it, length)`.
+fn runs(
+    start: u64,
+    len: u64,
+    run: u64,
+    mut f: impl FnMut(u64, u64, u64) -> Result<(), WeightError>,
+) -> Result<(), WeightError> {
+    let (mut at, end) = (start, start + len);
+    while at < end {
+        let count = (run - at % run).min(end - at);
+        f(at / run, at % run, count)?;
+        at += count;
+    }
+    Ok(())
+}
+
+fn source_elements(
+    e: &WeightExpr,
+    start: u64,
+    len: u64,
+    tensors: &dyn Tensors,
+    out: &mut Vec<u8>,
+) -> Result<(), WeightError> {
+    let WeightExpr::Source { name, ty } = e else { unreachable!("the caller handles applications") };
+    let names = source_names(name);
+    let total: u64 = ty.fixed_shape().expect("a weight has no symbolic dims").iter().product();
+    let element = element_bytes(ty.dtype)?;
+    runs(start, len, total / names.len() as u64, |tensor, at, count| {
+        let name = &names[tensor as usize];
+        let bytes = tensors.bytes(name).ok_or_else(|| WeightError::Missing(name.clone()))?;
+        let range = (at * element) as usize..((at + count) * element) as usize;
+        out.extend_from_slice(bytes.get(range).ok_or_else(|| WeightError::Missing(name.clone()))?);
+        Ok(())
+    })
+}
+
+/// Elements times a factor, in another float type; quantized ones as `scale * code` in f32 first.
+pub fn converted(
+    x: &WeightExpr,
+    (start, len): (u64, u64),
+    to: DType,
+    factor: f32,
+    tensors: &dyn Tensors,
+    out: &mut Vec<u8>,
+) -> Result<(), WeightError> {
+    let mut raw = vec![];
+    elements(x, start, len, tensors, &mut raw)?;
+    let from = x.ty().dtype;
+    let cols = matrices(x.ty()).2;
+    if (from, to) == (DType::Bf16, DType::F32) && factor == 1.0 {
+        let at = out.len();
+        out.resize(at + 2 * raw.len(), 0);
+        for (wide, half) in out[at..].chunks_exact_mut(4).zip(raw.chunks_exact(2)) {
+            wide[2..].copy_from_slice(half); // the upper half of the same f32
+        }
+        return Ok(());
+    }
+    let mut scale = (u64::MAX, 1.0);
+    for (i, c) in raw.chunks_exact(element_bytes(from)? as usize).enumerate() {
+        let value = match from {
+            DType::F32 => f32::from_le_bytes([c[0], c[1], c[2], c[3]]),
+            DType::Bf16 => bf16::from_le_bytes([c[0], c[1]]).to_f32(),
+            DType::F16 => f16::from_le_bytes([c[0], c[1]]).to_f32(),
+            DType::Quant(q) => {
+                let at = start + i as u64;
+                let width = if q.block[1] == 0 { cols } else { u64::from(q.block[1]) };
+                let block = at / cols * cols.div_ceil(width) + at % cols / width; // a run of one row in one block
+                if scale.0 != block {
+                    scale = (block, scale_at(x, at, tensors)?);
+                }
+                code_value(q, c[0]) * scale.1
+            }
+            DType::I32 | DType::U32 => return Err(WeightError::Unsupported("convert")),
+        };
+        let value = value * factor;
+        match to {
+            DType::Bf16 => out.extend(bf16::from_f32(value).to_le_bytes()),
+            DType::F16 => out.extend(f16::from_f32(value).to_le_bytes()),
+            _ => out.extend(value.to_le_bytes()),
+        }
+    }
+    Ok(())
+}
+
+fn code_value(q: Quant, code: u8) -> f32 {
+    match q.elem {
+        Code::E4m3 => e4m3_value(code),
+        Code::I8 => f32::from(code as i8),
+        Code::E2m1 | Code::I4 => unreachable!("element_bytes refuses 4-bit types"),
+    }
+}
+
+/// A permutation; the operand is read for the touched range of the first axis only, if that axis stays first.
+fn permuted(
+    x: &WeightExpr,
+    axes: &[i64],
+    start: u64,
+    len: u64,
+    tensors: &dyn Tensors,
+    out: &mut Vec<u8>,
+) -> Result<(), WeightError> {
+    let dims = x.ty().fixed_shape().expect("a weight has no symbolic dims");
+    let element = element_bytes(x.ty().dtype)? as usize;
+    let total: u64 = dims.iter().product();
+    let outer = if axes.first() == Some(&0) { total / dims[0] } else { total };
+    let (first, last) = (start / outer, (start + len).div_ceil(outer));
+    let mut raw = vec![];
+    elements(x, first * outer, (last - first) * outer, tensors, &mut raw)?;
+    let map = Permutation::new(&dims, axes);
+    for i in start..start + len {
+        let at = (map.origin(i) - first * outer) as usize * element;
+        out.extend_from_slice(&raw[at..at + element]);
+    }
+    Ok(())
+}
+
+/// Maps an element number of a permuted tensor to the operand's.
+struct Permutation {
+    shape: Vec<u64>,
+    strides: Vec<u64>,
+}
+
+impl Permutation {
+    fn new(dims: &[u64], axes: &[i64]) -> Self {
+        let stride = |axis: usize| dims[axis + 1..].iter().product::<u64>();
+        let axes = axes.iter().map(|a| *a as usize);
+        Self { shape: axes.clone().map(|a| dims[a]).collect(), strides: axes.map(stride).collect() }
+    }
+
+    fn origin(&self, mut i: u64) -> u64 {
+        let mut at = 0;
+        for (n, stride) in self.shape.iter().zip(&self.strides).rev() {
+            at += i % n * stride;
+            i /= n;
+        }
+        at
+    }
+}
+
+/// The scale of the block that element `at` of a quantized expression lies in.
+pub fn scale_at(e: &WeightExpr, at: u64, tensors: &dyn Tensors) -> Result<f32, WeightError> {
+    match origin(e, at)? {
+        (WeightExpr::Source { name, ty }, at) => source_scale(name, ty, at, tensors),
+        (WeightExpr::Apply { op, .. }, _) => Err(WeightError::Unsupported(op.name())),
+    }
+}
+
+/// Where element `at` of an expression that moves elements comes from: a source or a quantization, and the element's number there.
+pub fn origin(e: &WeightExpr, at: u64) -> Result<(&WeightExpr, u64), WeightError> {
+    let WeightExpr::Apply { op, attrs, operands, .. } = e else { return Ok((e, at)) };
+    let x = &operands[0];
+    match op {
+        Op::Quantize => Ok((e, at)),
+        Op::Reshape => origin(x, at),
+        Op::Slice => {
+            let axis = attrs.int("axis").unwrap_or(0) as usize;
+            let (n, inner) = axis_of(x.ty(), axis);
+            let (first, kept) = (attrs.int("start").unwrap_or(0) as u64, attrs.int("len").unwrap_or(0) as u64);
+            let run = kept * inner;
+            origin(x, at / run * n * inner + first * inner + at % run)
+        }
+        Op::HeadRows => {
+            let (heads, first, kept) = head_rows(attrs);
+            let (_, rows, cols) = matrices(x.ty());
+            let run = kept * cols;
+            origin(x, (at / run * (rows / heads) + first) * cols + at % run)
+        }
+        Op::Concat => {
+            let axis = attrs.int("axis").unwrap_or(0) as usize;
+            let ((n, inner), (m, _)) = (axis_of(x.ty(), axis), axis_of(operands[1].ty(), axis));
+            let (a, b) = (n * inner, m * inner);
+            let (run, inside) = (at / (a + b), at % (a + b));
+            if inside < a { origin(x, run * a + inside) } else { origin(&operands[1], run * b + inside - a) }
+        }
+        Op::Permute => {
+            let dims = x.ty().fixed_shape().expect("a weight has no symbolic dims");
+            origin(x, Permutation::new(&dims, attrs.ints("axes").unwrap_or(&[])).origin(at))
+        }
+        other => Err(WeightError::Unsupported(other.name())),
+    }
+}
+
+fn source_scale(name: &str, ty: &TensorType, at: u64, tensors: &dyn Tensors) -> Result<f32, WeightError> {
+    let DType::Quant(q) = ty.dtype else { unreachable!("scales belong to quantized tensors") };
+    let names = source_names(name);
+    let (_, rows, cols) = matrices(ty);
+    let (tensor, inside) = (at / (rows * cols), at % (rows * cols));
+    let name = format!("{}_scale_inv", names[tensor as usize]);
+    let bytes = tensors.bytes(&name).ok_or_else(|| WeightError::Missing(name.clone()))?;
+    let across = q.blocks(rows, cols)[1];
+    let block = |n: u64, b: u32| if b == 0 { 0 } else { n / u64::from(b) };
+    let index = (block(inside / cols, q.block[0]) * across + block(inside % cols, q.block[1])) as usize;
+    let four = bytes.get(index * 4..index * 4 + 4).ok_or_else(|| WeightError::Missing(name.clone()))?;
+    let value = f32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+    if value.is_finite() { Ok(value) } else { Err(WeightError::Scale { name, index, value }) }
+}
