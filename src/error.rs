@@ -20,6 +20,8 @@ pub enum Error {
     #[error(transparent)]
     Plan(#[from] deepfuse_passes::plan::PlanError),
     #[error(transparent)]
+    Run(#[from] deepfuse_runtime::Error),
+    #[error(transparent)]
     Emit(#[from] deepfuse_codegen::EmitError),
     /// An error that is complete as it is.
     #[error("{0}")]
@@ -54,6 +56,7 @@ impl Error {
                 .help("this target has no kernel for it; `deepfuse doctor` lists the targets"),
             Self::Plan(e) => bug("passes::plan", e),
             Self::Emit(e) => emit(e),
+            Self::Run(e) => e.report(),
         }
     }
 }

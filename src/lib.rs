@@ -2,6 +2,7 @@
 //!
 //! The pipeline is [`pipeline::compile`]; the artifact is written by [`output::write`].
 
+pub mod calibrate;
 pub mod catalog;
 pub mod diff;
 pub mod error;

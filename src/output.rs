@@ -1,5 +1,6 @@
 //! Writes the artifact: sections, then weights, streamed and packed.
 
+use crate::calibrate::WithImportance;
 use crate::error::Error;
 use crate::pipeline::{Compiled, ModelTensors, Request};
 use crate::report::CompileReport;
@@ -137,7 +138,8 @@ fn weights(
     let list: Vec<WeightDecl> = c.planned.plan.weights.iter().zip(&stored).map(declare).collect();
     let mut file = writer.weights(&list, deepfuse_artifact::weights::MAX_FILE_BYTES)?;
     let (mut done, mut last) = (0, 0);
-    let findings = stream(&stored, &ModelTensors(&c.model), req.jobs, &mut |i, bytes| {
+    let tensors = WithImportance { tensors: &ModelTensors(&c.model), calibration: c.calibration.as_ref() };
+    let findings = stream(&stored, &tensors, req.jobs, &mut |i, bytes| {
         file.append(i, bytes).map_err(WeightError::Artifact)?;
         done += bytes.len() as u64;
         progress(done);
@@ -235,6 +237,7 @@ fn about(c: &Compiled, req: &Request) -> About {
                 Some(Quant::INT4_G32) => "int4".to_owned(),
                 Some(other) => DType::Quant(other).to_string(),
             },
+            calibration: c.calibration.as_ref().map(|c| c.about.clone()),
         },
         fusion: FusionInfo { disabled_rules: req.disabled_rules.clone(), gap_picos: Some(c.fused.report.gap_picos()) },
         tokens: TokensInfo { bos: config.bos, eos: config.eos.clone() },

@@ -1,5 +1,6 @@
 //! The pipeline: one function a stop, and [`compile`] from top to bottom.
 
+use crate::calibrate::{self, Calibration};
 use crate::catalog::BackendCatalog;
 use crate::error::Error;
 use crate::output::{self, Needs};
@@ -8,10 +9,10 @@ use deepfuse_artifact::plan::Action;
 use deepfuse_codegen::x86::X86;
 use deepfuse_frontend::{Activations, Model};
 use deepfuse_ir::{Bucket, Graph, KernelSpec, Quant, Target};
-use deepfuse_passes::QuantReport;
 use deepfuse_passes::fuse::{FuseOptions, Fused, Numerics};
 use deepfuse_passes::plan::{Planned, plan};
 use deepfuse_passes::select::{Selection, Weights, select};
+use deepfuse_passes::{QuantReport, Rounding};
 use deepfuse_tuner::Choice;
 use indexmap::IndexMap;
 use std::collections::BTreeSet;
@@ -29,6 +30,8 @@ pub struct Request {
     pub activations: Activations,
     /// Type that matrix weights are quantized to.
     pub quant: Option<Quant>,
+    /// A text that says which columns of quantized weights matter.
+    pub calibration: Option<PathBuf>,
     pub numerics: Numerics,
     pub shapes_only: bool,
     /// Names of rules that must not fire.
@@ -48,6 +51,7 @@ impl Request {
             target,
             activations: Activations::Bf16,
             quant: None,
+            calibration: None,
             numerics: Numerics::Requantizes,
             shapes_only: false,
             disabled_rules: vec![],
@@ -72,6 +76,7 @@ pub struct Compiled {
     pub planned: Planned,
     pub weights: Weights,
     pub choices: Vec<Choice>,
+    pub calibration: Option<Calibration>,
     pub code: deepfuse_codegen::Code,
     pub needs: Needs,
 }
@@ -95,7 +100,8 @@ pub fn build(model: &Model, req: &Request) -> Result<Graph, Error> {
 /// The same with weights of the types that were asked for, and what became of each.
 pub fn quantize(graph: Graph, req: &Request) -> Result<(Graph, Option<QuantReport>), Error> {
     let Some(q) = req.quant else { return Ok((graph, None)) };
-    let (graph, report) = deepfuse_passes::quantize(graph, q)?;
+    let rounding = if req.calibration.is_some() { Rounding::Calibrated } else { Rounding::Nearest };
+    let (graph, report) = deepfuse_passes::quantize(graph, q, rounding)?;
     Ok((graph, Some(report)))
 }
 
@@ -164,6 +170,13 @@ pub fn compile(req: &Request, tell: &mut dyn FnMut(Event<'_>)) -> Result<Compile
     let graph = build(&model, req)?; // one step over a ragged batch, plain form
     stage("quantize");
     let (graph, _) = quantize(graph, req)?; // outside the e-graph: no rewrite introduces a quantization
+    let calibration = match &req.calibration {
+        Some(text) => {
+            stage("calibrate");
+            Some(calibrate::measure(&graph, req, text)?) // the model as it is reads the text
+        }
+        None => None,
+    };
     stage("fuse");
     let fused = fuse(graph, req, &catalog)?; // one e-graph per layer class, one extraction per bucket
     stage("select");
@@ -177,7 +190,7 @@ pub fn compile(req: &Request, tell: &mut dyn FnMut(Event<'_>)) -> Result<Compile
     let mut choices = choose(&mut planned, &req.target); // KernelSpec -> Variant, records first
     stage("codegen");
     let code = emit(&mut planned, &mut choices, req)?;
-    Ok(Compiled { model, fused, planned, weights, choices, code, needs })
+    Ok(Compiled { model, fused, planned, weights, choices, calibration, code, needs })
 }
 
 /// Emits all kernels and enters their symbols and phases into the plan. Kernels with equal code become one row.

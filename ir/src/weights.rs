@@ -10,7 +10,7 @@ use crate::types::TensorType;
 pub enum WeightExpr {
     /// A tensor of the checkpoint, or several stacked along a new first axis (`experts.{0..256}.up_proj.weight`).
     Source { name: String, ty: TensorType },
-    /// An operation over weights alone: `slice`, `concat`, `reshape`, `permute`, `convert`, `head_rows`, `scale`, `mul`.
+    /// An operation over weights alone: `slice`, `concat`, `reshape`, `permute`, `convert`, `head_rows`, `scale`, `mul`, `quantize`.
     Apply { op: Op, attrs: Attrs, operands: Vec<WeightExpr>, ty: TensorType },
 }
 

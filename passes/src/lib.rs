@@ -12,4 +12,4 @@ pub mod stored;
 pub mod why;
 
 pub use canonicalize::canonicalize;
-pub use quantize::{Became, Decision, QuantReport, quantize};
+pub use quantize::{Became, Decision, IMPORTANCE, QuantReport, Rounding, quantize};

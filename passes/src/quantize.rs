@@ -4,7 +4,7 @@
 use crate::canonicalize::Copy;
 use crate::fuse::{FuseError, checked};
 use deepfuse_ir::ops::attrs;
-use deepfuse_ir::{Attr, DType, Graph, Node, Op, Quant, Sizes, Symbol, TensorType, Type, ValueId};
+use deepfuse_ir::{Attr, DType, Graph, Node, Op, ParamKind, Quant, Sizes, Symbol, TensorType, Type, ValueId};
 use indexmap::IndexMap;
 use std::fmt;
 
@@ -31,6 +31,18 @@ pub struct QuantReport {
     pub decisions: Vec<Decision>,
 }
 
+/// How weights are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// Each to the nearest.
+    Nearest,
+    /// By the importance of the columns: a parameter beside each weight, its source has [`IMPORTANCE`] after the weight's.
+    Calibrated,
+}
+
+/// What follows the name of a weight in that of its importance: the mean squares of what its columns are multiplied by.
+pub const IMPORTANCE: &str = ".importance";
+
 /// Rewrites projections over token rows: `linear(x, w)` becomes `linear(quantize(x), quantize(w))`, experts alike.
 ///
 /// * the weight becomes `weights`, the activation int8 rows; a value that several projections read is quantized once
@@ -41,9 +53,11 @@ pub struct QuantReport {
 ///
 /// Errors: [`FuseError::Verify`].
 #[allow(clippy::needless_pass_by_value)] // a pass consumes what it replaces
-pub fn quantize(graph: Graph, weights: Quant) -> Result<(Graph, QuantReport), FuseError> {
+pub fn quantize(graph: Graph, weights: Quant, rounding: Rounding) -> Result<(Graph, QuantReport), FuseError> {
     let choices = choices(&graph);
     let mut copy = Copy::new(&graph);
+    let importance =
+        if rounding == Rounding::Calibrated { importance(&graph, &choices, &mut copy) } else { IndexMap::new() };
     let mut made: IndexMap<(ValueId, Quant), ValueId> = IndexMap::new();
     for region in graph.regions() {
         copy.cut();
@@ -56,7 +70,9 @@ pub fn quantize(graph: Graph, weights: Quant) -> Result<(Graph, QuantReport), Fu
                     let new = copy.map[old.index()];
                     let quantized = *made.entry((new, q)).or_insert_with(|| {
                         let attrs = attrs(&[("dtype", Attr::DType(DType::Quant(q)))]);
-                        copy.out.push(Op::Quantize, &[new], attrs).expect("floats and matrices can be quantized")[0]
+                        let operands = [Some(new), importance.get(&old).copied()];
+                        let operands: Vec<ValueId> = operands.into_iter().flatten().collect();
+                        copy.out.push(Op::Quantize, &operands, attrs).expect("floats and matrices can be quantized")[0]
                     });
                     operands.iter_mut().filter(|o| **o == new).for_each(|o| *o = quantized);
                 }
@@ -68,6 +84,20 @@ pub fn quantize(graph: Graph, weights: Quant) -> Result<(Graph, QuantReport), Fu
     let result = copy.finish(&graph);
     checked("quantize", &result)?;
     Ok((result, report(&graph, &choices, weights)))
+}
+
+/// Adds a parameter for each weight that is quantized; by weight.
+fn importance(graph: &Graph, choices: &[Option<&str>], copy: &mut Copy) -> IndexMap<ValueId, ValueId> {
+    let chosen = graph.params.iter().enumerate().filter(|(i, _)| choices[*i].is_none());
+    let added = chosen.filter_map(|(i, p)| {
+        let (ParamKind::Weight { source }, Type::Tensor(w)) = (&p.kind, &p.ty) else { return None };
+        let mut shape = w.shape.clone();
+        shape.remove(shape.len() - 2);
+        let kind = ParamKind::Weight { source: format!("{source}{IMPORTANCE}") };
+        let ty = TensorType { dtype: DType::F32, shape, device: w.device };
+        Some((ValueId(i as u32), copy.out.param(format!("{}{IMPORTANCE}", p.name), kind, ty)))
+    });
+    added.collect()
 }
 
 /// Activations and matrix of a projection.
@@ -120,7 +150,7 @@ fn reason_to_keep(graph: &Graph, node: &Node, x: ValueId) -> Option<&'static str
 
 fn report(graph: &Graph, choices: &[Option<&'static str>], weights: Quant) -> QuantReport {
     let decision = |(i, p): (usize, &deepfuse_ir::Param)| {
-        let (deepfuse_ir::ParamKind::Weight { .. }, Type::Tensor(from)) = (&p.kind, &p.ty) else { return None };
+        let (ParamKind::Weight { .. }, Type::Tensor(from)) = (&p.kind, &p.ty) else { return None };
         let became = choices[i].map_or(Became::Quantized(weights), Became::Kept);
         Some(Decision { weight: p.name.clone(), from: from.clone(), became })
     };

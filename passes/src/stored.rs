@@ -2,7 +2,7 @@
 
 use deepfuse_artifact::plan as out;
 use deepfuse_ir::weights::{StoredWeight, WeightExpr};
-use deepfuse_ir::{DType, Layout, Quant, TensorType};
+use deepfuse_ir::{DType, Layout, Op, Quant, TensorType};
 
 /// Bytes of a tensor of numbers in a layout; a packed matrix is padded, a quantized one carries its scales.
 ///
@@ -63,7 +63,8 @@ pub fn describe(e: &WeightExpr) -> String {
     match e {
         WeightExpr::Source { name, .. } => name.clone(),
         WeightExpr::Apply { op, operands, .. } => {
-            let inner: Vec<String> = operands.iter().map(describe).collect();
+            let shown = if *op == Op::Quantize { &operands[..1] } else { &operands[..] }; // not the importance
+            let inner: Vec<String> = shown.iter().map(describe).collect();
             format!("{}({})", op.name(), inner.join(", "))
         }
     }

@@ -12,7 +12,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! `unsafe` lives in `memory` (mappings), `code` (loading), `program` (calling kernels), `cpu`, `pool`, `roofline`, `numa`.
+//! `unsafe` lives in `memory` (mappings), `code` (loading), `program` (calling kernels), `look` (their arguments), `cpu`, `pool`, `roofline`, `numa`.
 
 pub mod batch;
 pub mod bench;
@@ -23,6 +23,7 @@ pub mod error;
 pub mod generate;
 pub mod golden;
 pub mod isa;
+pub mod look;
 pub mod memory;
 pub mod numa;
 pub mod pages;

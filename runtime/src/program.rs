@@ -4,6 +4,7 @@ use crate::Error;
 use crate::batch::{Batch, BatchSizes};
 use crate::code::{Code, Entry};
 use crate::isa::{self, Emulate, Fault};
+use crate::look::{Look, Observer};
 use crate::memory::Region;
 use crate::pool::{Job, Part, Pool};
 use crate::trace::{self, Recorder};
@@ -187,14 +188,14 @@ pub fn entries(code: &Code, path: &Path, plan: &Plan) -> Result<Vec<Entry>, Erro
 }
 
 impl Prepared {
-    /// Runs one batch on all workers. `logits` is the address for its first row.
+    /// Runs one batch on all workers. `logits` is the address for its first row. An observer looks at what every launch is about to read.
     pub fn run(
         &mut self,
         pool: &mut Pool,
-        plan: &Plan,
-        sizes: BatchSizes,
-        logits: u64,
+        (plan, bucket): (&Plan, usize),
+        (sizes, logits): (BatchSizes, u64),
         recorder: &Recorder,
+        observer: Option<&mut Observer<'_>>,
     ) -> Result<(), Error> {
         let symbols = [sizes.tokens, sizes.sequences, sizes.pages, sizes.rows].map(u64::from);
         for step in &self.steps {
@@ -211,7 +212,23 @@ impl Prepared {
             *parts = parts_of(&plan.kernels[kernel as usize], sizes, pool.workers());
         }
         recorder.mark(0);
-        let running = Running { steps: self, recorder, fault: OnceLock::new() };
+        let Some(observer) = observer else { return self.run_phases(0..self.phases.len(), pool, recorder) };
+        let mut start = 0;
+        let BucketPlan { actions, buffers, .. } = &plan.buckets[bucket];
+        for (action, step) in actions.iter().zip(&self.steps) {
+            let (args, phases) = match step {
+                Step::Launch { args, phases, .. } => (args + 5, *phases as usize),
+                Step::Copy { args, .. } => (*args, 1),
+            };
+            observer(&Look::new(action, buffers, &self.args[args..], sizes));
+            self.run_phases(start..start + phases, pool, recorder)?;
+            start += phases;
+        }
+        Ok(())
+    }
+
+    fn run_phases(&self, phases: std::ops::Range<usize>, pool: &mut Pool, recorder: &Recorder) -> Result<(), Error> {
+        let running = Running { steps: self, phases, recorder, fault: OnceLock::new() };
         pool.run(&running)?;
         running.fault.into_inner().map_or(Ok(()), |fault| Err(Error::Emulation(fault)))
     }
@@ -234,6 +251,8 @@ fn parts_of(kernel: &Kernel, sizes: BatchSizes, workers: u32) -> u32 {
 /// A batch as a job of the pool.
 struct Running<'a> {
     steps: &'a Prepared,
+    /// Those of [`Prepared::phases`] that are run.
+    phases: std::ops::Range<usize>,
     recorder: &'a Recorder,
     /// The first fault of an emulated instruction: nothing runs after it.
     fault: OnceLock<Fault>,
@@ -241,9 +260,9 @@ struct Running<'a> {
 
 impl Job for Running<'_> {
     fn parts(&self, phase: u32) -> Option<u32> {
-        let phase = phase as usize;
-        let next = self.steps.phases.get(phase);
-        let last = phase.checked_sub(1).map(|before| self.steps.phases[before].0);
+        let phases = &self.steps.phases[self.phases.clone()];
+        let next = phases.get(phase as usize);
+        let last = phase.checked_sub(1).map(|before| phases[before as usize].0);
         if let Some(step) = last.filter(|step| next.is_none_or(|n| n.0 != *step)) {
             self.recorder.mark(step + 1);
         }
@@ -251,7 +270,7 @@ impl Job for Running<'_> {
     }
 
     fn run(&self, part: Part, worker: u32) {
-        let (index, phase) = self.steps.phases[part.phase as usize];
+        let (index, phase) = self.steps.phases[self.phases.start + part.phase as usize];
         let args = &self.steps.args;
         let start = self.recorder.part_start();
         match self.steps.steps[index] {

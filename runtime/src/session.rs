@@ -4,6 +4,7 @@ use crate::batch::{Batch, BatchLimits, BatchSizes, Feed};
 use crate::code::Code;
 use crate::error::Error;
 use crate::isa::{self, Emulate};
+use crate::look::Observer;
 use crate::pages::{Pages, SequenceId};
 use crate::pool::{Pinning, Pool};
 use crate::program::{self, Memory, Prepared, SymbolLimits};
@@ -185,6 +186,11 @@ impl Session {
     /// Errors: all are found before anything is changed (apart from a panic, which is a bug): an id beyond the vocabulary, a sequence
     /// longer than the context, a full cache, more logits than [`Session::max_rows`], a sequence that is unknown or named twice.
     pub fn step(&mut self, feeds: &[Feed<'_>]) -> Result<(), Error> {
+        self.step_observed(feeds, None)
+    }
+
+    /// [`Session::step`], launch by launch: an observer is shown what each is about to read. Slower.
+    pub fn step_observed(&mut self, feeds: &[Feed<'_>], mut observer: Option<&mut Observer<'_>>) -> Result<(), Error> {
         self.check(feeds)?;
         self.batch.start(feeds, &self.pages)?;
         for feed in feeds {
@@ -196,8 +202,8 @@ impl Session {
             let bucket = self.choose(sizes)?;
             let row_bytes = u64::from(self.artifact.plan().vocab) * 4;
             let logits = self.memory.logits.address() + u64::from(self.batch.rows_before()) * row_bytes;
-            let prepared = &mut self.buckets[bucket];
-            prepared.run(&mut self.pool, self.artifact.plan(), sizes, logits, &self.recorder)?;
+            let (prepared, plan) = (&mut self.buckets[bucket], (self.artifact.plan(), bucket));
+            prepared.run(&mut self.pool, plan, (sizes, logits), &self.recorder, observer.as_deref_mut())?;
             self.recorder.collect(self.artifact.plan(), bucket as u32, &prepared.launched, sizes);
         }
         Ok(())

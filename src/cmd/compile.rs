@@ -27,6 +27,10 @@ pub struct Args {
     /// Type to quantize the matrices of projections and experts to; `none` keeps the types of the checkpoint, FP8 stays FP8
     #[arg(long, value_name = "TYPE", default_value = "none")]
     quant: QuantArg,
+    /// A text like those that the model will see, for int4: the model reads up to 8192 tokens of it, and weights are rounded so that least is lost of
+    /// what they are multiplied by
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
     /// Type of activations, the values between operations (sums are f32 in either case)
     #[arg(long, value_name = "TYPE", default_value = "bf16")]
     activations: ActivationsArg,
@@ -179,12 +183,25 @@ fn request(args: &Args) -> Result<Request, Error> {
         target,
         activations: args.activations.into(),
         quant: args.quant.types(),
+        calibration: calibration(args)?,
         numerics: args.numerics.into(),
         shapes_only: args.shapes_only,
         disabled_rules: args.disabled.clone(),
         memory: args.memory,
         jobs,
     })
+}
+
+/// The text, if it can be used with the other arguments.
+fn calibration(args: &Args) -> Result<Option<PathBuf>, Error> {
+    let Some(text) = &args.calibration else { return Ok(None) };
+    if !matches!(args.quant, QuantArg::Int4) {
+        return Err(Error::usage("--calibration is for --quant int4 only", "leave it out, or add --quant int4"));
+    }
+    if args.shapes_only {
+        return Err(Error::usage("--calibration needs weights, and --shapes-only reads none", "leave one of them out"));
+    }
+    Ok(Some(text.clone()))
 }
 
 pub fn unknown_target(name: &str) -> Error {

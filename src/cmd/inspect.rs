@@ -129,9 +129,10 @@ fn artifact(path: &Path, json: bool) -> Result<(), Error> {
         human_count(m.model.active_parameters)
     );
     say!(
-        "  numerics     {} activations, weights quantized to {}, rewrites up to {}",
+        "  numerics     {} activations, weights quantized to {}{}, rewrites up to {}",
         m.numerics.activations,
         m.numerics.quant,
+        m.numerics.calibration.as_ref().map_or_else(String::new, |c| format!(" (calibrated on {} tokens)", c.tokens)),
         m.numerics.class
     );
     for s in &m.sections {

@@ -3,7 +3,7 @@
 use super::expr::{converted, origin};
 use super::{Made, Tensors, WeightError, matrices};
 use deepfuse_codegen::pack;
-use deepfuse_ir::ops::quantize::blocks;
+use deepfuse_ir::ops::quantize::blocks_by;
 use deepfuse_ir::weights::WeightExpr;
 use deepfuse_ir::{Code, DType, Op, Quant};
 
@@ -26,7 +26,7 @@ pub fn panels(
     let (_, rows, cols) = matrices(e.ty());
     let k = cols as usize;
     let size = if q.elem == Code::I4 { pack::int4_panel_bytes(k) } else { pack::int8_panel_bytes(k) };
-    let (mut codes, mut scales, mut raw, mut values) = (vec![], vec![], vec![], vec![]);
+    let (mut codes, mut scales, mut raw, mut values, mut importance) = (vec![], vec![], vec![], vec![], vec![]);
     let mut made = Made::default();
     for panel in from..to {
         codes.clear();
@@ -36,12 +36,20 @@ pub fn panels(
             let WeightExpr::Apply { op: Op::Quantize, operands, .. } = x else {
                 return Err(WeightError::Unsupported("a checkpoint of this type"));
             };
-            raw.clear();
-            values.clear();
-            converted(&operands[0], (at, cols), DType::F32, 1.0, tensors, &mut raw)?;
-            values.extend(raw.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])));
+            let mut read = |e: &WeightExpr, at: u64, values: &mut Vec<f32>| {
+                raw.clear();
+                values.clear();
+                converted(e, (at, cols), DType::F32, 1.0, tensors, &mut raw)?;
+                values.extend(raw.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])));
+                Ok::<(), WeightError>(())
+            };
+            read(&operands[0], at, &mut values)?;
+            if let Some(e) = operands.get(1) {
+                let (_, rows, _) = matrices(operands[0].ty());
+                read(e, at / (rows * cols) * cols, &mut importance)?;
+            }
             let from = codes.len();
-            for block in blocks(&values, q) {
+            for block in blocks_by(&values, operands.get(1).map(|_| &importance[..]), q) {
                 made.see(&values[codes.len() - from..], &block);
                 scales.push(block.scale);
                 codes.extend(block.codes);

@@ -40,7 +40,7 @@ impl World {
     /// A tensor of the checkpoint; `stack` of them where it is more than one.
     fn source(&mut self, name: &str, dtype: DType, shape: &[u64], stack: Option<u64>) -> ValueId {
         let pattern = stack.map_or_else(|| name.to_owned(), |n| format!("{name}.{{0..{n}}}"));
-        let (rows, cols) = (shape[shape.len() - 2], shape[shape.len() - 1]);
+        let (rows, cols) = (shape.iter().rev().nth(1).copied().unwrap_or(1), shape[shape.len() - 1]);
         let mut values = vec![];
         for file in source_names(&pattern) {
             let codes: Vec<u64> = (0..rows * cols).map(|_| self.next()).collect();
@@ -216,6 +216,21 @@ fn quantized_weights() {
         let [(0, loss)] = findings.losses[..] else { panic!("{findings:?}") };
         let within = if q.elem == Code::I8 { 0.002..0.01 } else { 0.04..0.12 };
         assert!(within.contains(&loss.relative()), "{q:?}: {}", loss.relative());
+    }
+}
+
+/// A calibrated weight takes its own matrix's importance, joined with others too.
+#[test]
+fn calibrated_weights() {
+    let to = [("dtype", Attr::DType(DType::Quant(Quant::INT4_G32)))];
+    let mut w = World::new();
+    let (a, a_importance) = (w.source("a", DType::Bf16, &[33, 70], None), w.source("ai", DType::F32, &[70], None));
+    let (e, e_importance) = (w.source("e", FP8, &[17, 70], Some(3)), w.source("ei", DType::F32, &[70], Some(3)));
+    let plain = w.apply(Op::Quantize, &[a], &to);
+    let [a, e] = [(a, a_importance), (e, e_importance)].map(|(w_, i)| w.apply(Op::Quantize, &[w_, i], &to));
+    let both = w.apply(Op::Concat, &[plain, a], &[("axis", Attr::Int(0))]);
+    for v in [a, e, both] {
+        w.check(v, Layout::Vnni);
     }
 }
 

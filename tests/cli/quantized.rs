@@ -9,6 +9,7 @@ use deepfuse_passes::fuse::Numerics;
 use deepfuse_runtime::Options;
 use deepfuse_runtime::golden::Golden;
 use deepfuse_runtime::verify::{Settings, against_golden, perplexity};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Perplexity of float32 weights and activations, as transformers computes it.
@@ -37,6 +38,57 @@ fn perplexity_and_divergence_of_a_trained_model() {
         assert!((found / FLOAT32 - 1.0).abs() < off, "{q:?}: {found}");
         std::fs::remove_dir_all(&path).unwrap();
     }
+}
+
+/// What a text says of the columns is worth something on other texts: KL divergence from float32 without and with it (measured: 0.044 and 0.037 over
+/// prompts, 0.030 and 0.023 over answers).
+#[test]
+fn a_calibration_lowers_the_divergence() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.dfz");
+    let text = checkpoint("tiny-python").join("held-out.txt");
+    let [plain, calibrated] = [None, Some(text)].map(|calibration| {
+        let (activations, numerics) = (Activations::Bf16, Numerics::Requantizes);
+        let quant = Some(Quant::INT4_G32);
+        compile(&Request { quant, calibration, activations, numerics, ..request("tiny-python", &path) });
+        let a = Arc::new(Artifact::open(&path).unwrap());
+        let settings = Settings { options: Options::automatic(), tolerance: None, sequences: 3 };
+        let checks = against_golden(&a, &Golden::read(&golden("tiny-python")).unwrap(), &settings).unwrap();
+        let tokens = a.manifest().numerics.calibration.as_ref().map(|c| c.tokens);
+        std::fs::remove_dir_all(&path).unwrap();
+        (checks.iter().filter_map(|c| c.kl).collect::<Vec<_>>(), tokens)
+    });
+    eprintln!("{plain:?} {calibrated:?}");
+    assert!(plain.0.len() >= 2 && plain.0.iter().zip(&calibrated.0).all(|(plain, kl)| *kl < 0.9 * plain));
+    assert!(plain.1.is_none() && calibrated.1.is_some_and(|n| n > 8000));
+    assert!(names(dir.path()).is_empty(), "nothing is left beside the artifact");
+}
+
+#[test]
+fn a_calibration_that_cannot_be_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let [out, empty, bytes] = ["m.dfz", "empty", "bytes"].map(|name| dir.path().join(name));
+    std::fs::write(&empty, "").unwrap();
+    std::fs::write(&bytes, [0xff, 0xfe]).unwrap();
+    let (model, absent) = (checkpoint("tiny-python"), dir.path().join("absent"));
+    let run = |quant: &str, text: &Path, more: &[&str]| {
+        let args = ["compile".as_ref(), model.as_os_str(), "-o".as_ref(), out.as_os_str(), "--quant".as_ref()];
+        let calibration = [quant.as_ref(), "--calibration".as_ref(), text.as_os_str()];
+        let more: Vec<&std::ffi::OsStr> = more.iter().map(AsRef::as_ref).collect();
+        let found = deepfuse(&[&args[..], &calibration, &more].concat());
+        assert!(!out.exists(), "{found:?}");
+        (found.code, found.stderr)
+    };
+    for (found, code, part) in [
+        (run("int8", &empty, &[]), 2, "--quant int4"),
+        (run("int4", &empty, &["--shapes-only"]), 2, "--shapes-only"),
+        (run("int4", &empty, &[]), 3, "no token"),
+        (run("int4", &bytes, &[]), 3, "UTF-8"),
+        (run("int4", &absent, &[]), 3, "absent"),
+    ] {
+        assert!(found.0 == code && found.1.contains(part), "{code} {part}: {found:?}");
+    }
+    assert_eq!(names(dir.path()), ["bytes", "empty"]);
 }
 
 /// The plain graph with codes, nothing fused, has the same logits: with f32 activations fusion drops no rounding. On a model that was trained:

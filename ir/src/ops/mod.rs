@@ -123,7 +123,7 @@ ops! {  // surface name / operand count          one place: ir/src/ops/<name>.rs
     Concat       = "concat"        / 2 => concat;
     Permute      = "permute"       / 1 => permute;
     Convert      = "convert"       / 1 => convert;
-    Quantize     = "quantize"      / 1 => quantize;
+    Quantize     = "quantize"      / 1 ..= 2 => quantize;
     Transfer     = "transfer"      / 1 => transfer;
     Write        = "write"         / 6 => write;
     Read         = "read"          / 2 => read;

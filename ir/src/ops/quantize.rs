@@ -11,12 +11,15 @@ pub const ATTRS: &[AttrSpec] = &[("dtype", AttrKind::DType)];
 ///
 /// * `x` float or quantized `[.., K]`; a block is the whole row (int8) or 32 elements of it (int4), the last one may be shorter
 /// * `extreme` is the first element of largest magnitude: it becomes -8, the code without a positive twin
+/// * with `importance`, f32 `[K]` or `[E, K]` for `x` `[E, N, K]`, only for int4: `scale` and codes of a block are those of 20 candidates
+///   (see [`blocks_by`]) that lose least, `sum_i importance_i (x_i - scale code_i)^2`; it is the mean square of what the element is
+///   multiplied by (a calibration)
 /// * rounding is to nearest even; a block of zeros has scale 0; a block with a NaN or an infinity has no finite scale
 /// * `dtype` says what the values stand for: f32 for weights, the type of `x` for activations. This is the one operation that
 ///   introduces a quantized type; no rewrite introduces this operation.
 ///
-/// Errors: `ir::dtype`.
-/// Source: per-token activations and per-channel weights of `LLM.int8()`; blocks of 32 as in GGML's `q4_0`.
+/// Errors: `ir::dtype`, `ir::contract`.
+/// Source: per-token activations and per-channel weights of `LLM.int8()`; blocks of 32 as in GGML's `q4_0`, its importance matrix.
 pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
     let x = matrix(t, 0)?;
     last(x, 0)?;
@@ -26,12 +29,26 @@ pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
         let message = format!("quantize: the result must be int8r, int8r_bf16 or int4g32, found {dtype}");
         return Err(TypeError::new("ir::dtype", message));
     }
+    if t.len() == 2 {
+        let importance = float(t, 1)?;
+        let mut shape = x.shape.clone();
+        shape.remove(x.shape.len().checked_sub(2).ok_or_else(|| TypeError::contract("quantize: importance of a row"))?);
+        if importance.dtype != DType::F32 || importance.shape[..] != shape[..] || dtype != DType::Quant(Quant::INT4_G32) {
+            let wanted = "importance is f32, of the shape of x without its rows, and only for int4g32";
+            return Err(TypeError::contract(format!("quantize: {wanted}; found {importance} for {x} as {dtype}")));
+        }
+    }
     Ok(vec![with_shape(x, dtype, x.shape.iter().copied())])
 }
 
 pub fn eval(x: &[&Tensor], a: &Attrs, _: &Sizes) -> Vec<Tensor> {
     let Some(DType::Quant(q)) = a.dtype("dtype") else { unreachable!("the type rule checked this attribute") };
-    let values = (0..x[0].rows()).flat_map(|r| blocks(x[0].row(r), q).flat_map(|b| b.values())).collect();
+    let rows = x[0].shape.len().checked_sub(2).map_or(1, |axis| x[0].shape[axis]);
+    let row = |r: usize| -> Vec<f32> {
+        let importance = x.get(1).map(|i| i.row(r / rows));
+        blocks_by(x[0].row(r), importance, q).flat_map(|b| b.values()).collect()
+    };
+    let values = (0..x[0].rows()).flat_map(row).collect();
     vec![Tensor::float(DType::Quant(q), &x[0].shape, values)]
 }
 
@@ -52,8 +69,20 @@ impl Block {
 
 /// The blocks of a row of values, in order.
 pub fn blocks(row: &[f32], q: Quant) -> impl Iterator<Item = Block> + '_ {
-    let width = if q.block[1] == 0 { row.len() } else { q.block[1] as usize };
-    row.chunks(width.max(1)).map(move |block| if q.elem == Code::I4 { int4(block) } else { int8(block) })
+    blocks_by(row, None, q)
+}
+
+/// The blocks of a row of values, in order, that lose least of its important elements, if it is said which they are.
+///
+/// Candidates are the block without importance, and for `s` in -9 .. 9: codes `round(x (-8 - s/10) / x[extreme])`, and the scale that is best for
+/// them, `sum h x code / sum h code^2`, as f16. The first of the best is taken. A block whose importance is 0 throughout has it equal.
+pub fn blocks_by<'a>(row: &'a [f32], importance: Option<&'a [f32]>, q: Quant) -> impl Iterator<Item = Block> + 'a {
+    let width = if q.block[1] == 0 { row.len() } else { q.block[1] as usize }.max(1);
+    row.chunks(width).enumerate().map(move |(i, block)| match importance {
+        Some(h) if q.elem == Code::I4 => int4_by(block, &h[i * width..i * width + block.len()]),
+        _ if q.elem == Code::I4 => int4(block),
+        _ => int8(block),
+    })
 }
 
 /// The bits of a magnitude: ordered as magnitudes are, a NaN above all.
@@ -90,6 +119,32 @@ fn int4(block: &[f32]) -> Block {
     Block { scale, codes: block.iter().map(code).collect() }
 }
 
+fn int4_by(block: &[f32], importance: &[f32]) -> Block {
+    let mut best = int4(block);
+    if best.scale == 0.0 || !best.scale.is_finite() {
+        return best;
+    }
+    let equal = importance.iter().all(|h| *h == 0.0);
+    let weight = |i: usize| if equal { 1.0 } else { importance[i] };
+    let loss = |b: &Block| -> f32 {
+        let off = |i: usize| block[i] - b.scale * f32::from(b.codes[i]);
+        (0..block.len()).map(|i| weight(i) * off(i) * off(i)).sum()
+    };
+    let (extreme, mut least) = (extreme(block), loss(&best));
+    for tenths in -9i16..=9 {
+        let inverse = (-8.0 - f32::from(tenths) / 10.0) / extreme;
+        let codes: Vec<i8> = block.iter().map(|x| nearest(x * inverse).clamp(-8, 7) as i8).collect();
+        let sum = |f: &dyn Fn(usize) -> f32| (0..block.len()).map(|i| weight(i) * f32::from(codes[i]) * f(i)).sum::<f32>();
+        let (fits, size) = (sum(&|i| block[i]), sum(&|i| f32::from(codes[i])));
+        let candidate = Block { scale: f16::from_f32(fits / size).to_f32(), codes };
+        let lost = loss(&candidate);
+        if candidate.scale.is_finite() && lost < least {
+            (best, least) = (candidate, lost);
+        }
+    }
+    best
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,6 +162,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_important_is_kept() {
+        let one = |values: &str, importance: &str, result: &str| {
+            let x = [format!("f32[1, 4] = {values}"), format!("f32[4] = {importance}")];
+            gives("quantize", &[&x[0], &x[1]], "dtype = int4g32", &[&format!("int4g32[1, 4] = {result}")]);
+        };
+        one("-8 7 3 0", "1 1 1 1", "-8 7 3 0");
+        one("-8 4.5 1 0", "1 0 1 0", "-8 4 1 0");
+        one("-8 4.5 1 0", "0 1 0 0", "-7.875 4.5 1.125 0"); // 4.5 is four times 9/8
+        one("-8 7 3 0", "0 0 0 0", "-8 7 3 0");
+        // Experts have their own.
+        let experts = ["f32[2, 1, 2] = -8 4.5 -8 4.5", "f32[2, 2] = 0 1 1 0"];
+        gives("quantize", &experts, "dtype = int4g32", &["int4g32[2, 1, 2] = -7.875 4.5 -8 4"]);
+    }
+
+    #[test]
+    fn importance_never_loses_more_of_what_is_important() {
+        let number = |i: usize, salt: usize| ((i * 7919 + salt * 104_729) % 1009) as f32 / 504.5 - 1.0;
+        for salt in 0..200 {
+            let x: Vec<f32> = (0..70).map(|i| number(i, salt)).collect();
+            let h: Vec<f32> = (0..70).map(|i| number(i, salt + 1000).abs().powi(3)).collect();
+            let loss = |blocks: Vec<Block>| -> f32 {
+                let values = blocks.iter().flat_map(Block::values);
+                values.zip(x.iter().zip(&h)).map(|(v, (x, h))| h * (x - v) * (x - v)).sum()
+            };
+            let [nearest, weighted] = [None, Some(&h[..])].map(|h| loss(blocks_by(&x, h, Quant::INT4_G32).collect()));
+            assert!(weighted < 0.98 * nearest, "{salt}: {weighted} {nearest}");
+        }
+    }
+
+    #[test]
     fn nothing_finite_comes_of_nan_and_infinity() {
         for (bad, q) in [f32::NAN, f32::INFINITY].into_iter().flat_map(|x| [(x, Quant::INT8_R), (x, Quant::INT4_G32)]) {
             assert!(blocks(&[1.0, bad], q).all(|b| !b.scale.is_finite()), "{bad}");
@@ -118,6 +203,9 @@ mod tests {
         rejects("quantize", &["f32[3]"], "dtype = bf16", "ir::dtype", "found bf16");
         rejects("quantize", &["f32[3]"], "dtype = fp8b128", "ir::dtype", "found fp8b128");
         rejects("quantize", &["i32[3]"], "dtype = int8r", "ir::dtype", "operand 0");
+        rejects("quantize", &["f32[2, 4]", "f32[4]"], "dtype = int8r", "ir::contract", "only for int4g32");
+        rejects("quantize", &["f32[2, 4]", "f32[2]"], "dtype = int4g32", "ir::contract", "without its rows");
+        rejects("quantize", &["f32[4]", "f32[]"], "dtype = int4g32", "ir::contract", "importance of a row");
         rejects("quantize", &["f32[]"], "dtype = int8r", "ir::rank", "operand 0");
     }
 }

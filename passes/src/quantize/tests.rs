@@ -24,7 +24,7 @@ const PLAIN: &str = "graph @step(%x: bf16[T, 64], %c: bf16[64*P, 64], %rows: i32
 
 #[test]
 fn projections_of_tokens_are_quantized_and_nothing_else() {
-    let (g, report) = quantize(parse(PLAIN).unwrap(), Quant::INT8_R).unwrap();
+    let (g, report) = quantize(parse(PLAIN).unwrap(), Quant::INT8_R, Rounding::Nearest).unwrap();
     let text = g.to_string();
     for line in [
         "quantize %0 {dtype = int8r_bf16} : int8r_bf16[T, 64]",
@@ -51,7 +51,7 @@ fn projections_of_tokens_are_quantized_and_nothing_else() {
 
 #[test]
 fn the_report_is_a_comment_of_the_graph() {
-    let (g, report) = quantize(parse(PLAIN).unwrap(), Quant::INT4_G32).unwrap();
+    let (g, report) = quantize(parse(PLAIN).unwrap(), Quant::INT4_G32, Rounding::Nearest).unwrap();
     assert_eq!(parse(&format!("{report}{g}")).unwrap(), g);
     let text = report.to_string();
     assert!(
@@ -63,6 +63,22 @@ fn the_report_is_a_comment_of_the_graph() {
 #[test]
 fn a_matrix_with_another_use_is_kept() {
     let text = PLAIN.replace("linear %c, %kv_b", "linear %c, %q");
-    let (_, report) = quantize(parse(&text).unwrap(), Quant::INT8_R).unwrap();
+    let (_, report) = quantize(parse(&text).unwrap(), Quant::INT8_R, Rounding::Nearest).unwrap();
     assert!(report.decisions.iter().any(|d| d.weight == "q" && matches!(d.became, Became::Kept(_))));
+}
+
+#[test]
+fn a_calibration_is_a_parameter_beside_each_quantized_weight() {
+    let (g, _) = quantize(parse(PLAIN).unwrap(), Quant::INT4_G32, Rounding::Calibrated).unwrap();
+    let text = g.to_string();
+    for line in [
+        "weight %q.importance: f32[64] @ \"q.importance\"",
+        "weight %e.importance: f32[8, 64] @ \"e.{0..8}.importance\"",
+        "quantize %e, %e.importance {dtype = int4g32} : int4g32[8, 64, 64]",
+        "quantize %0 {dtype = int8r_bf16} : int8r_bf16[T, 64]",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+    assert_eq!(g.params.len(), parse(PLAIN).unwrap().params.len() + 3);
+    assert_eq!(parse(&text).unwrap(), g);
 }

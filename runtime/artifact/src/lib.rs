@@ -26,5 +26,10 @@ pub use error::Error;
 pub use reader::Artifact;
 pub use report::{Report, exit};
 
+/// BLAKE3 of bytes, as the manifest writes it.
+pub fn digest(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_string()
+}
+
 /// Tokens of a page of a paged state.
 pub const PAGE_TOKENS: u32 = 64;

@@ -85,6 +85,18 @@ pub struct NumericsInfo {
     /// What matrices were quantized to: `int8`, `int4`; `none` if they have the types of the checkpoint.
     #[serde(default = "no_quant")]
     pub quant: String,
+    /// The text that says which columns of a weight matter, if one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationInfo>,
+}
+
+/// A text that the model read before its weights were quantized.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CalibrationInfo {
+    /// That were read, the beginning tokens of sequences included.
+    pub tokens: u64,
+    /// Digest of the whole file.
+    pub text_blake3: String,
 }
 
 fn no_quant() -> String {

@@ -120,7 +120,12 @@ fn about(kind: &Kind<'_>) -> About {
             active_parameters: 1,
         },
         context: CONTEXT,
-        numerics: NumericsInfo { activations: "f32".into(), class: "exact".into(), quant: "none".into() },
+        numerics: NumericsInfo {
+            activations: "f32".into(),
+            class: "exact".into(),
+            quant: "none".into(),
+            calibration: None,
+        },
         fusion: FusionInfo::default(),
         tokens: TokensInfo { bos: Some(0), eos: vec![1, 2] },
     }

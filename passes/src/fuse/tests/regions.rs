@@ -43,7 +43,7 @@ pub(crate) fn region(seed: u64) -> String {
 
 /// The region with quantized projections.
 fn of_codes(text: &str, q: Quant) -> String {
-    crate::quantize(deepfuse_ir::text::parse(text).unwrap(), q).unwrap().0.to_string()
+    crate::quantize(deepfuse_ir::text::parse(text).unwrap(), q, crate::Rounding::Nearest).unwrap().0.to_string()
 }
 
 /// The region with its results per token selected for the rows that want logits.

@@ -34,7 +34,12 @@ pub fn about() -> About {
             active_parameters: 9,
         },
         context: 4096,
-        numerics: NumericsInfo { activations: "f32".into(), class: "reassociates".into(), quant: "none".into() },
+        numerics: NumericsInfo {
+            activations: "f32".into(),
+            class: "reassociates".into(),
+            quant: "none".into(),
+            calibration: None,
+        },
         fusion: FusionInfo::default(),
         tokens: TokensInfo { bos: Some(0), eos: vec![1, 2] },
     }
