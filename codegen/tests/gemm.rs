@@ -18,8 +18,10 @@ fn linear_over_types_and_levels() {
                 let (t, n, k) = (14, 90, 300);
                 let x = Arg::random(&mut r, activation, &[T(), dim(k)], &[t, k as usize]);
                 let w = Arg::matrix(&mut r, weight, &[n, k as usize]);
-                Case { op: Op::Linear, attrs: Attrs::new(), args: vec![x, w], sizes: sizes(t as u64) }
-                    .check(&target, close(1e-4));
+                for op in [Op::Linear, Op::LinearF32].into_iter().take(if activation == DType::F32 { 1 } else { 2 }) {
+                    let args = vec![x.clone(), w.clone()];
+                    Case { op, attrs: Attrs::new(), args, sizes: sizes(t as u64) }.check(&target, close(1e-4));
+                }
             }
         }
     }

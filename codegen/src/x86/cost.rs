@@ -39,7 +39,7 @@ fn peak(spec: &KernelSpec, target: &Target) -> f64 {
         _ => 0.7 * target.flops_f32,
     };
     match spec.op {
-        Op::Linear | Op::HeadLinear | Op::Swiglu | Op::Route => gemm(1),
+        Op::Linear | Op::LinearF32 | Op::HeadLinear | Op::Swiglu | Op::Route => gemm(1),
         Op::ExpertSwiglu => gemm(2),
         Op::ExpertDown => gemm(3),
         Op::MlaAbsorbed | Op::MlaAbsorbedSplit if dot => 0.78 * target.flops_bf16,

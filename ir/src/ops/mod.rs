@@ -139,6 +139,7 @@ ops! {  // surface name / operand count          one place: ir/src/ops/<name>.rs
     // weights only
     HeadRows     = "head_rows"     / 1 => head_rows;
     // fused
+    LinearF32    = "linear_f32"    / 2 => linear_f32;
     Swiglu       = "swiglu"        / 3 => swiglu;
     ExpertSwiglu = "expert_swiglu" / 4 => expert_swiglu;
     ExpertDown   = "expert_down"   / 4 => expert_down;

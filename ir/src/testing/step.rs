@@ -175,7 +175,7 @@ impl Builder<'_> {
             Op::Embed | Op::GatherRows | Op::Reshape | Op::Slice | Op::Concat | Op::Permute | Op::Rope => {
                 self.shape_op(op)
             }
-            Op::Linear | Op::HeadLinear | Op::Einsum | Op::HeadRows | Op::Swiglu => self.matrix_op(op),
+            Op::Linear | Op::LinearF32 | Op::HeadLinear | Op::Einsum | Op::HeadRows | Op::Swiglu => self.matrix_op(op),
             Op::GroupLimit | Op::TopK | Op::Gather | Op::Extend | Op::Normalize | Op::Route => self.router_op(op),
             Op::ExpertLinear | Op::ExpertSwiglu | Op::ExpertDown | Op::Combine => self.expert_op(op),
             Op::Read

@@ -4,6 +4,7 @@
 #[rustfmt::skip]
 const SENTENCES: &[(&str, &str)] = &[
     ("join-projections", "Two projections of one input become one matrix: the input is read once and one kernel starts."),
+    ("linear-wide", "The head reads its rows as they are and keeps its sums in f32: no copy in f32, and products of the narrow type."),
     ("swiglu", "Gate and up projection run in one pass over the input: the gate never reaches memory."),
     ("add-norm", "The residual sum is normed while it is still in registers; both results are used."),
     ("rope-cache", "The cache row is normed, rotated and written by one kernel, where it is stored."),

@@ -1,4 +1,4 @@
-//! `linear`, `head_linear`: rows of activations times packed matrices.
+//! `linear`, `linear_f32`, `head_linear`: rows of activations times packed matrices.
 //!
 //!     y[t, h, n] = sum_k x[t, h, k] * w[h or 0, n, k]
 //!
@@ -28,7 +28,7 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
     if x.fixed_stride(axes) != Some(1) {
         return Err(k.unsupported("the contracted axis of x must be dense"));
     }
-    let shared = k.spec.op == Op::Linear;
+    let shared = k.spec.op != Op::HeadLinear;
     let gemm = Gemm::new(k, x.mem.store, w.weight, 1);
     k.phase(0, || {
         gemm.with_tiles(|| {

@@ -38,6 +38,7 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
         Op::Einsum => einsum::lower(k),
         Op::Embed
         | Op::Linear
+        | Op::LinearF32
         | Op::HeadLinear
         | Op::RmsNorm
         | Op::Transfer

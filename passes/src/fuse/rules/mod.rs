@@ -103,6 +103,7 @@ pub fn copies(op: Op) -> bool {
         | Op::Extend
         | Op::HeadRows => true,
         Op::Linear
+        | Op::LinearF32
         | Op::HeadLinear
         | Op::Einsum
         | Op::Add
