@@ -47,6 +47,7 @@ fn shapes(dtype: DType) -> Vec<Shape> {
     let linear = |name, n, k| shape(name, Op::Linear, vec![rows(&[k]), weight(dtype, &[n, k])]);
     let head = |name, n, m, k| shape(name, Op::HeadLinear, vec![rows(&[n, k]), weight(dtype, &[n, m, k])]);
     let idx = || ints(&[t, Dim::fixed(6)]);
+    let one = || ints(&[t, Dim::fixed(1)]);
     let mut starts = Dim::symbol(Symbol::S);
     starts.constant = 1;
     let paging = || vec![ints(&[t]), ints(&[t]), ints(&[Dim::symbol(Symbol::P)]), ints(&[starts])];
@@ -96,6 +97,19 @@ fn shapes(dtype: DType) -> Vec<Shape> {
             Op::ExpertDown,
             vec![rows(&[6, 1408]), idx(), tensor(DType::F32, &[t, Dim::fixed(6)]), weight(dtype, &[64, 2048, 1408])],
         ),
+        // DeepSeek-V3: every expert gets T / 8 rows.
+        shape(
+            "v3_expert_swiglu",
+            Op::ExpertSwiglu,
+            vec![rows(&[7168]), one(), weight(dtype, &[8, 2048, 7168]), weight(dtype, &[8, 2048, 7168])],
+        ),
+        shape(
+            "v3_expert_down",
+            Op::ExpertDown,
+            vec![rows(&[1, 2048]), one(), tensor(DType::F32, &[t, Dim::fixed(1)]), weight(dtype, &[8, 7168, 2048])],
+        ),
+        linear("v3_o_proj", 7168, 16384),
+        linear("v3_q_b", 24576, 1536),
         Shape { name: "mla_absorbed", op: Op::MlaAbsorbed, attrs: scale.clone(), operands: absorbed(16) },
         Shape { name: "mla_absorbed_128", op: Op::MlaAbsorbed, attrs: scale.clone(), operands: absorbed(128) },
         Shape { name: "mla_split", op: Op::MlaAbsorbedSplit, attrs: splits.clone(), operands: absorbed(16) },
@@ -132,12 +146,14 @@ fn fill(op: Op, o: &Operand, position: usize, sizes: &Sizes, seed: usize) -> Buf
         return Buffer::holding(&pattern.iter().copied().cycle().take(bytes).collect::<Vec<u8>>());
     }
     let (n, pages) = (bytes / 4, sizes.get(Symbol::P) as i32);
+    let slots = o.tensor().and_then(|t| t.shape.last()?.as_fixed()).unwrap_or(0);
     let last_positions = || (0..n as i32).map(|i| pages * 64 - n as i32 + i).collect();
     let values: Vec<i32> = match (op, position) {
         (Op::MlaAbsorbed | Op::MlaAbsorbedSplit, 3) | (Op::MlaExpanded, 5) => last_positions(),
         (Op::MlaAbsorbed | Op::MlaAbsorbedSplit, 4) | (Op::MlaExpanded, 6) => vec![0; n],
         (Op::MlaAbsorbed | Op::MlaAbsorbedSplit, 5) => (0..n as i32).collect(),
         (Op::MlaAbsorbed | Op::MlaAbsorbedSplit, 6) | (Op::MlaExpanded, 7) => vec![0, pages],
+        _ if slots == 1 => (0..n as i32).map(|i| i % 8).collect(),
         _ => (0..n).map(|i| ((i / 6 * 7 + i % 6 * 11 + seed * 13) % 64) as i32).collect(),
     };
     Buffer::holding(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
