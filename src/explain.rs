@@ -344,4 +344,4 @@ fn holds(graph: &Graph) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,13 +5,16 @@
 pub mod calibrate;
 pub mod catalog;
 pub mod diff;
+pub mod difference;
 pub mod error;
 pub mod explain;
 pub mod max_error;
 pub mod output;
 pub mod pipeline;
 pub mod proof;
+pub mod reduce;
 pub mod report;
+pub mod resize;
 pub mod text;
 pub mod weights;
 

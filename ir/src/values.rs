@@ -1,6 +1,7 @@
 //! Values for a graph: a consistent batch, random weights.
 
-use crate::graph::{Graph, ParamKind};
+use crate::graph::{Graph, Node, Param, ParamKind, ValueId};
+use crate::ops::Op;
 use crate::tensor::{Tensor, round_to};
 use crate::types::{DType, PAGE_TOKENS, Sizes, Type};
 use std::collections::HashMap;
@@ -70,10 +71,31 @@ fn mix(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Indices that an input may hold: below 64, and within what it selects rows of.
+fn index_limit(graph: &Graph, param: ValueId) -> u64 {
+    let selected = |n: &Node| -> Option<u64> {
+        let at = n.operands.iter().position(|v| *v == param)?;
+        let (of, axis) = if n.op == Op::Embed && at == 0 {
+            (1, 0)
+        } else if n.op == Op::Gather && at == 1 {
+            (0, 1)
+        } else {
+            (EXPERTS.contains(&n.op) && at == 1).then_some((n.operands.len() - 1, 0))?
+        };
+        graph.ty(n.operands[of]).tensor()?.shape.get(axis)?.as_fixed()
+    };
+    graph.nodes.iter().filter_map(selected).fold(64, u64::min)
+}
+
+/// Operations whose second operand selects experts of the last.
+const EXPERTS: [Op; 3] = [Op::ExpertLinear, Op::ExpertSwiglu, Op::ExpertDown];
+
 /// Values of all parameters, a function of graph, batch and seed. Floats are uniform, of variance 1 in inputs and `1 / K` in weights `[.., K]`;
-/// `ids` are below 64.
+/// indices are below 64 and within what they select.
 pub fn values(graph: &Graph, batch: &Batch, seed: u64) -> impl FnMut(&str, &ParamKind) -> Option<Tensor> + use<> {
     let types: HashMap<String, Type> = graph.params.iter().map(|p| (p.name.clone(), p.ty.clone())).collect();
+    let limit = |(i, p): (usize, &Param)| (p.name.clone(), index_limit(graph, ValueId(i as u32)));
+    let limits: HashMap<String, u64> = graph.params.iter().enumerate().map(limit).collect();
     let (sizes, batch) = (batch.sizes(), batch.clone());
     move |name, kind| {
         // The stream depends on the name alone, so that a rewritten graph with fewer parameters sees the same values.
@@ -92,7 +114,7 @@ pub fn values(graph: &Graph, batch: &Batch, seed: u64) -> impl FnMut(&str, &Para
                     let known = batch.input(name);
                     return Some(Tensor::int(
                         &shape,
-                        known.unwrap_or_else(|| (0..n).map(|_| (mix(&mut state) % 64) as i32).collect()),
+                        known.unwrap_or_else(|| (0..n).map(|_| (mix(&mut state) % limits[name]) as i32).collect()),
                     ));
                 }
                 let weight = matches!(kind, ParamKind::Weight { .. });

@@ -62,6 +62,14 @@ pub fn stacked_count(pattern: &str) -> Option<u64> {
     split_range(pattern).map(|(_, range, _)| u64::from(range.end.saturating_sub(range.start)))
 }
 
+/// The same pattern over `count` tensors; a plain name stays as it is.
+pub fn with_count(pattern: &str, count: u64) -> String {
+    match split_range(pattern) {
+        Some((head, range, tail)) => format!("{head}{{{}..{}}}{tail}", range.start, u64::from(range.start) + count),
+        None => pattern.to_owned(),
+    }
+}
+
 fn split_range(pattern: &str) -> Option<(&str, std::ops::Range<u32>, &str)> {
     let (head, rest) = pattern.split_once('{')?;
     let (range, tail) = rest.split_once('}')?;

@@ -216,7 +216,7 @@ pub fn unknown_target(name: &str) -> Error {
 }
 
 /// A positive number.
-fn parse_error_limit(text: &str) -> Result<f64, String> {
+pub fn parse_error_limit(text: &str) -> Result<f64, String> {
     let limit: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
     if limit > 0.0 { Ok(limit) } else { Err("the limit must be above 0".to_owned()) }
 }
@@ -300,7 +300,9 @@ fn print_errors(errors: &[ClassError]) {
         } else {
             e.errors.iter().map(of_bucket).collect::<Vec<_>>().join(", ")
         };
-        say!("  error        layer class {}: {shown}", e.class);
+        let sizes: Vec<String> = e.reduced.iter().map(|(from, to)| format!("{from} -> {to}")).collect();
+        let reduced = if sizes.is_empty() { String::new() } else { format!(" (with sizes {})", sizes.join(", ")) };
+        say!("  error        layer class {}{reduced}: {shown}", e.class);
     }
 }
 

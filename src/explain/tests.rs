@@ -7,7 +7,7 @@ use deepfuse_codegen::x86::targets;
 use deepfuse_passes::fuse::Numerics;
 use std::path::Path;
 
-pub(super) fn request(name: &str, numerics: Numerics, disabled: &[&str]) -> Request {
+pub(crate) fn request(name: &str, numerics: Numerics, disabled: &[&str]) -> Request {
     let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints").join(name);
     let disabled_rules = disabled.iter().map(ToString::to_string).collect();
     let target = targets::named("x86-avx512-bf16").unwrap();

@@ -9,6 +9,7 @@ mod end_to_end;
 mod explain;
 mod interruptions;
 mod max_error;
+mod opt;
 mod quantized;
 mod support;
 mod usage;

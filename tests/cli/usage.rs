@@ -141,28 +141,6 @@ fn goldens_and_texts_that_cannot_be_used() {
 }
 
 #[test]
-fn opt_says_where_a_graph_is_wrong() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("bad.ir");
-    let f = file.to_str().unwrap();
-    fails(&["opt", f, "--pass", "verify"], 3, "opt::read");
-    fs::write(&file, "graph @a(%x: f32[T, 8]) -> f32[T, 8] {\n  %0 = sillu %x : f32[T, 8]\n  return %0\n}\n").unwrap();
-    let report = fails(&["opt", f, "--pass", "verify"], 3, "ir::syntax");
-    assert!(report["message"].as_str().unwrap().contains("sillu"), "{report}");
-    assert_eq!(report["file"].as_str(), Some(f));
-    fs::write(&file, b"\xff\xfe\0").unwrap();
-    fails(&["opt", f, "--pass", "canonicalize"], 3, "opt::read");
-    let good =
-        deepfuse(&["compile".as_ref(), checkpoint("tiny-v2").as_os_str(), "--stop-after".as_ref(), "build".as_ref()]);
-    fs::write(&file, &good.stdout).unwrap();
-    let out = deepfuse(&["opt", f, "--pass", "verify", "--pass", "canonicalize", "--pass", "fuse", "--json"]);
-    assert_eq!((out.code, object(&out)["schema"].as_str()), (0, Some("deepfuse.opt/1")), "{out:?}");
-    let report = fails(&["opt", f, "--pass", "fuse", "--bucket", "none"], 2, "usage");
-    assert!(report["help"].as_str().unwrap().contains(&Bucket::names()), "{report}");
-    fails(&["opt", f, "--pass", "fuse", "--target", "x87"], 4, "target::unknown");
-}
-
-#[test]
 fn explain_refuses_what_it_cannot_tell() {
     let v2 = checkpoint("tiny-v2");
     let v2 = v2.to_str().unwrap();

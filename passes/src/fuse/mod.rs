@@ -180,7 +180,7 @@ pub fn fuse_timed(
     Ok(Fused { graphs, certificate, report })
 }
 
-pub(crate) fn checked(stop: &'static str, graph: &Graph) -> Result<(), FuseError> {
+pub fn checked(stop: &'static str, graph: &Graph) -> Result<(), FuseError> {
     verify(graph).map_err(|errors| FuseError::Verify { stop, errors })
 }
 
