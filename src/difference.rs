@@ -11,8 +11,8 @@ use deepfuse_ir::tensor::Data;
 use deepfuse_ir::values::{Batch, Sequence, values};
 use deepfuse_ir::{Graph, ParamKind, Sizes, Symbol, Tensor};
 
-/// Elements of all parameters of a graph (f32 each in the evaluator) above which it is not evaluated: 4 GiB.
-pub const ELEMENT_LIMIT: u64 = 1 << 30;
+/// Elements of all parameters of a graph (f32 each in the evaluator) above which it is not evaluated: 1 GiB, minutes.
+pub const ELEMENT_LIMIT: u64 = 1 << 28;
 
 /// Kinds of inputs.
 #[derive(Clone, Copy, Debug)]

@@ -12,10 +12,11 @@ use crate::resize::{Changes, changed, halvings, resized, sizes};
 use deepfuse_artifact::report::{Report, exit};
 use deepfuse_codegen::x86::X86;
 use deepfuse_ir::eval::Evaluated;
-use deepfuse_ir::{Bucket, Graph, ParamKind};
+use deepfuse_ir::{Bucket, Graph, Param, ParamKind};
 use deepfuse_passes::fuse::{ClassCertificate, FuseOptions, Fused, Numerics, Step, fuse};
 use indexmap::{IndexMap, IndexSet};
 use serde::Serialize;
+use std::cmp::Reverse;
 
 /// Elements of the instance that stands for a class above [`ELEMENT_LIMIT`]: seconds, not minutes.
 const REDUCED_LIMIT: u64 = 1 << 26;
@@ -184,18 +185,47 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// What comes first changes the fewest sizes, then saves the most, then changes the smallest size: that counts experts or heads, as a rule,
-    /// and is not the length of a sum.
-    fn key(&self) -> (usize, u64, u64) {
-        (self.changes.len(), elements(&self.graph), self.changes.iter().map(|(n, _)| *n).max().unwrap_or(0))
+    /// What comes first changes the fewest sizes, then the largest, so that all come near each other.
+    fn key(&self) -> (usize, Reverse<u64>) {
+        (self.changes.len(), Reverse(self.changes.iter().map(|(n, _)| *n).max().unwrap_or(0)))
     }
 }
 
 fn named(text: &str, names: &[String]) -> Result<Graph, Error> {
     let unreadable = |e| Report::new("certificate", exit::BUG, format!("a form of a class cannot be read: {e}"));
     let mut graph = deepfuse_passes::check::graph(text).map_err(unreadable)?;
-    for (p, name) in graph.params.iter_mut().zip(names).filter(|(p, _)| p.kind == ParamKind::Input) {
+    // Several inputs may be values of earlier regions, which have no name of their own: they must differ.
+    let batch = |(p, name): &(&mut Param, &String)| {
+        p.kind == ParamKind::Input && names.iter().filter(|n| n == name).count() == 1
+    };
+    for (p, name) in graph.params.iter_mut().zip(names).filter(batch) {
         p.name.clone_from(name);
     }
     Ok(graph)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::explain::tests::request;
+    use crate::pipeline::{build, fuse, open};
+
+    /// Every layer class of the largest model has an instance that fits, in the same forms.
+    #[test]
+    fn large_classes_have_small_instances() {
+        let req = request("deepseek-v3-config", Numerics::Requantizes, &[]);
+        let catalog = BackendCatalog::new(&req.target, &X86);
+        let fused = fuse(build(&open(&req).unwrap(), &req).unwrap(), &req, &catalog).unwrap();
+        for (class, report) in fused.certificate.classes.iter().zip(&fused.report.classes) {
+            let forms = Forms::of(class, &report.inputs).unwrap();
+            let (small, reduced) = forms.smaller(REDUCED_LIMIT).unwrap();
+            assert!(elements(&small.plain) <= REDUCED_LIMIT && !reduced.is_empty());
+            for (form, small) in forms.fused.iter().zip(&small.fused) {
+                let ops = |g: &Graph| g.nodes.iter().map(|n| n.op).collect::<Vec<_>>();
+                assert_eq!(ops(form), ops(small));
+            }
+        }
+    }
 }
