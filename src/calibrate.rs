@@ -67,6 +67,7 @@ impl Tensors for WithImportance<'_> {
 /// Errors: those of compiling and running; `calibration::text` (exit 3) if the text has no token.
 pub fn measure(graph: &Graph, req: &Request, text: &Path) -> Result<Calibration, Error> {
     let bytes = deepfuse_frontend::read_limited(text, MAX_TEXT_BYTES).map_err(|e| bad(text, &e.message))?;
+    let _whole = interrupt::hold(); // until the folder is gone; `run` looks at the flag
     let beside = req.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = tempfile::Builder::new()
         .prefix(".deepfuse-calibration-")

@@ -6,6 +6,7 @@ use deepfuse::output::{self, Written};
 use deepfuse::pipeline::Event;
 use deepfuse::text::{Stop, at_stop};
 use deepfuse::{Error, Request, pipeline};
+use deepfuse_artifact::interrupt;
 use deepfuse_codegen::x86::targets;
 use deepfuse_frontend::{Activations, Model};
 use deepfuse_ir::Quant;
@@ -120,8 +121,12 @@ impl From<NumericsArg> for Numerics {
 
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let req = request(args)?;
+    interrupt::watch(move || {
+        deepfuse_runtime::cli::fail(&deepfuse_artifact::Error::Interrupted.report(), json);
+    });
     if let Some(stop) = args.stop_after {
         let text = at_stop(&req, stop, args.bucket.as_deref())?;
+        interrupt::hold().forever();
         if json {
             let stop = clap::ValueEnum::to_possible_value(&stop).map(|v| v.get_name().to_owned());
             super::print_json(&serde_json::json!({"schema": "deepfuse.text/1", "stop": stop, "text": text}));
@@ -132,7 +137,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     }
     let started = Instant::now();
     let mut progress = Progress::new(json);
-    deepfuse_artifact::interrupt::survive_writes();
+    interrupt::survive_writes();
     let compiled = pipeline::compile(&req, &mut |event| match event {
         Event::Stage(name) => progress.stage(name),
         Event::Needs(model, needs) if !json => progress.above(|| tell_needs(model, needs)),
@@ -143,6 +148,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
         None => vec![],
     };
     let seconds_compile = started.elapsed().as_secs_f64();
+    interrupt::hold().forever(); // the writer looks at the flag
     progress.bytes(if req.shapes_only { 0 } else { compiled.needs.weights });
     let written = output::write(&compiled, &req, &mut |done| progress.advance(done))?;
     progress.finish();

@@ -96,7 +96,10 @@ pub fn dispatch(cli: Cli) -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => fail(&e, json),
+        Err(e) => {
+            deepfuse_artifact::interrupt::hold().forever(); // one of us tells the user
+            fail(&e, json)
+        }
     }
 }
 

@@ -95,6 +95,64 @@ fn a_signal_while_weights_are_packed() {
     assert_eq!(fs::read(path.join("manifest.json")).unwrap(), before);
 }
 
+/// CPU time that a process has used so far, all threads; its utime and stime are fields 14 and 15 of `stat`.
+fn cpu_ticks(child: &Child) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace().skip(11);
+    fields.take(2).map(|n| n.parse::<u64>().unwrap()).sum()
+}
+
+/// Also while nothing is written, at every stage, fusion and code among them. Measured is CPU time, which a busy machine does not lengthen.
+#[test]
+fn a_signal_while_nothing_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, scratch) = (dir.path().join("out"), dir.path().join("scratch"));
+    fs::create_dir(&out).unwrap();
+    fs::create_dir(&scratch).unwrap();
+    let model = checkpoint("deepseek-v2-lite-config");
+    let start = |stop: &str| {
+        let mut c = command(&["compile".as_ref(), model.as_os_str(), "--shapes-only".as_ref(), "--json".as_ref()]);
+        c.arg("-o").arg(out.join("a.dfz")).args(stop.split_whitespace()).env("TMPDIR", &scratch);
+        c.spawn().unwrap()
+    };
+    let until = |child: &mut Child, ticks: u64| {
+        while cpu_ticks(child) < ticks {
+            assert!(child.try_wait().unwrap().is_none(), "ended before it used {ticks} ticks");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    // SAFETY: a plain system call.
+    let second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as u64;
+    let mut whole = start("");
+    let mut total = 0;
+    while whole.try_wait().unwrap().is_none() {
+        total = total.max(cpu_ticks(&whole));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(wait(whole).code, 0);
+    fs::remove_dir_all(out.join("a.dfz")).unwrap();
+    for (percent, signal, stop) in [
+        (10, libc::SIGTERM, ""),
+        (40, libc::SIGINT, ""),
+        (80, libc::SIGTERM, ""),
+        (10, libc::SIGINT, "--stop-after codegen"),
+    ] {
+        let mut child = start(stop);
+        until(&mut child, total * percent / 100);
+        let at = cpu_ticks(&child);
+        send(&child, signal);
+        let mut end = at;
+        while child.try_wait().unwrap().is_none() {
+            end = end.max(cpu_ticks(&child));
+        }
+        let result = wait(child);
+        assert_eq!(result.code, 130, "{percent} %: {result:?}");
+        assert_eq!(error_object(&result)["code"], "interrupted");
+        assert!(end - at < second / 2, "{} ticks after the signal, of {total}", end - at);
+        assert_eq!((names(&out), names(&scratch)), (vec![], vec![]), "something was left");
+    }
+}
+
 #[test]
 fn a_limit_of_the_file_size_in_mid_write() {
     let out = tempfile::tempdir().unwrap();

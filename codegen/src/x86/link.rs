@@ -55,6 +55,7 @@ fn rust_lld() -> Option<PathBuf> {
 /// Links `objects` in order.
 pub fn shared_object(objects: &[&[u8]]) -> Result<Vec<u8>, EmitError> {
     let linker = find()?;
+    let _whole = deepfuse_artifact::interrupt::hold(); // until the directory is gone
     let dir = scratch_dir()?;
     let result = link_in(&linker, &dir, objects);
     // The result is already in memory; what is left of the directory harms nobody.
