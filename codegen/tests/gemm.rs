@@ -46,6 +46,23 @@ fn linear_over_odd_sizes() {
     }
 }
 
+/// More rows than lie on the stack at a time, among others.
+#[test]
+fn norm_linear() {
+    let mut r = Random(7);
+    for (first, target) in targets().iter().enumerate() {
+        for (i, (t, n, k)) in
+            [(1, 1, 1), (2, 15, 31), (5, 48, 129), (14, 90, 300), (515, 17, 33)].into_iter().enumerate()
+        {
+            let (activation, weight) = PAIRS[(first + i) % 4];
+            let x = Arg::random(&mut r, activation, &[T(), dim(k)], &[t, k as usize]);
+            let args = vec![x.with_gap(3), Arg::matrix(&mut r, weight, &[n, k as usize])];
+            let attrs = attrs(&[("eps", real(1e-6))]);
+            Case { op: Op::NormLinear, attrs, args, sizes: sizes(t as u64) }.check(target, close(1e-4));
+        }
+    }
+}
+
 #[test]
 fn head_linear_of_strided_heads() {
     let mut r = Random(3);

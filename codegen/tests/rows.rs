@@ -22,6 +22,7 @@ fn norms() {
             let gain = Arg::random(&mut r, DType::F32, &[dim(d)], &[d as usize]).constant();
             let eps = attrs(&[("eps", real(1e-6))]);
             run(Op::RmsNorm, eps.clone(), vec![x().with_gap(7), gain.clone()], sizes(t as u64), 1e-5);
+            run(Op::RmsNorm, eps.clone(), vec![x()], sizes(t as u64), 1e-5);
             let delta = Arg::random(&mut r, dtype, &[T(), dim(d)], &[t, d as usize]);
             run(Op::AddNorm, eps, vec![x(), delta, gain], sizes(t as u64), 1e-5);
         }

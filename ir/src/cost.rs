@@ -123,6 +123,7 @@ fn operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
     let context = (sizes.get(Symbol::P) * PAGE_TOKENS) as f64 / sizes.get(Symbol::S).max(1) as f64;
     match call.op {
         Op::Linear | Op::LinearF32 => 2.0 * result * dim(1, 1),
+        Op::NormLinear => 2.0 * result * dim(1, 1) + 2.0 * first() + result,
         Op::HeadLinear => 2.0 * result * dim(1, 2),
         Op::ExpertLinear => 2.0 * result * dim(2, 2),
         Op::Swiglu => 4.0 * result * dim(1, 1) + 3.0 * result,

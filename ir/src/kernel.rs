@@ -12,7 +12,7 @@ use std::fmt;
 /// Kernel families; every back end uses the same names and one file each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
-    /// `linear`, `linear_f32`, `head_linear`.
+    /// `linear`, `linear_f32`, `head_linear`, `norm_linear`.
     Linear,
     Swiglu,
     ExpertSwiglu,
@@ -278,7 +278,7 @@ pub fn family(op: Op) -> Option<Family> {
     #[allow(clippy::enum_glob_use)] // a table of all ops
     use Op::*;
     Some(match op {
-        Linear | LinearF32 | HeadLinear => Family::Linear,
+        Linear | LinearF32 | HeadLinear | NormLinear => Family::Linear,
         Swiglu => Family::Swiglu,
         ExpertSwiglu => Family::ExpertSwiglu,
         ExpertDown => Family::ExpertDown,
@@ -325,7 +325,7 @@ pub fn spec_of(call: &Call<'_>, bucket: &Bucket) -> Answer {
 /// Operands that are matrices of a GEMM kernel and therefore packed.
 pub fn packed_operands(op: Op) -> &'static [usize] {
     match op {
-        Op::Linear | Op::LinearF32 | Op::HeadLinear | Op::Route => &[1],
+        Op::Linear | Op::LinearF32 | Op::HeadLinear | Op::NormLinear | Op::Route => &[1],
         Op::Swiglu => &[1, 2],
         Op::ExpertSwiglu => &[2, 3],
         Op::ExpertLinear => &[2],

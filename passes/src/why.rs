@@ -309,7 +309,7 @@ mod tests {
         assert!(outcome(MLP, "swiglu", requantizes, &[]).contains("nothing is left for it"));
         assert!(outcome(MLP, "swiglu", requantizes, &["swiglu"]).contains("it was disabled"));
         assert!(outcome(MLP, "swiglu", Numerics::Exact, &[]).contains("as `requantizes`, beyond --numerics"));
-        assert_eq!(outcome(MLP, "add-norm", requantizes, &[]), "no match: there is no `rms_norm`");
+        assert_eq!(outcome(MLP, "add-norm", requantizes, &[]), "no match: there is no `rms_norm` of 2 operands");
         let wide = MLP.replace("bf16[8, 16] @ \"up\"", "f32[8, 16] @ \"up\"");
         let told = outcome(&wide, "swiglu", requantizes, &[]);
         assert_eq!(told, "it matches, but ill-typed: swiglu: swiglu: gate bf16[8, 16] and up f32[8, 16] differ");

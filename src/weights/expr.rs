@@ -56,6 +56,7 @@ pub fn elements(
         }
         Op::Convert => converted(x, (start, len), ty.dtype, 1.0, tensors, out),
         Op::Scale => converted(x, (start, len), ty.dtype, attrs.float("value").unwrap_or(1.0) as f32, tensors, out),
+        Op::Mul => multiplied(x, &operands[1], (start, len), ty.dtype, tensors, out),
         Op::Permute => permuted(x, attrs.ints("axes").unwrap_or(&[]), start, len, tensors, out),
         other => Err(WeightError::Unsupported(other.name())),
     }
@@ -146,14 +147,37 @@ pub fn converted(
             }
             DType::I32 | DType::U32 => return Err(WeightError::Unsupported("convert")),
         };
-        let value = value * factor;
-        match to {
-            DType::Bf16 => out.extend(bf16::from_f32(value).to_le_bytes()),
-            DType::F16 => out.extend(f16::from_f32(value).to_le_bytes()),
-            _ => out.extend(value.to_le_bytes()),
-        }
+        store(value * factor, to, out);
     }
     Ok(())
+}
+
+/// Products of elements with those of a vector along the last axis, or of a tensor of the same shape; rounded once.
+fn multiplied(
+    x: &WeightExpr,
+    y: &WeightExpr,
+    (start, len): (u64, u64),
+    to: DType,
+    tensors: &dyn Tensors,
+    out: &mut Vec<u8>,
+) -> Result<(), WeightError> {
+    let (mut a, mut b) = (vec![], vec![]);
+    converted(x, (start, len), DType::F32, 1.0, tensors, &mut a)?;
+    let period: u64 = y.ty().fixed_shape().expect("a weight has no symbolic dims").iter().product();
+    runs(start, len, period, |_, at, count| converted(y, (at, count), DType::F32, 1.0, tensors, &mut b))?;
+    let value = |c: &[u8]| f32::from_le_bytes([c[0], c[1], c[2], c[3]]);
+    for product in a.chunks_exact(4).zip(b.chunks_exact(4)).map(|(a, b)| value(a) * value(b)) {
+        store(product, to, out);
+    }
+    Ok(())
+}
+
+fn store(value: f32, to: DType, out: &mut Vec<u8>) {
+    match to {
+        DType::Bf16 => out.extend(bf16::from_f32(value).to_le_bytes()),
+        DType::F16 => out.extend(f16::from_f32(value).to_le_bytes()),
+        _ => out.extend(value.to_le_bytes()),
+    }
 }
 
 fn code_value(q: Quant, code: u8) -> f32 {

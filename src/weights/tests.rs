@@ -255,6 +255,7 @@ fn absorbed_weights_on_and_off_the_block_border() {
 fn conversions_slices_and_reshapes() {
     let mut w = World::new();
     let q = w.source("q", FP8, &[256, 130], None);
+    let gain = w.source("gain", DType::Bf16, &[130], None);
     let wide = w.apply(Op::Convert, &[q], &[("dtype", Attr::DType(DType::F32))]);
     let half = w.apply(Op::Convert, &[q], &[("dtype", Attr::DType(DType::Bf16))]);
     let tail = w.apply(Op::Slice, &[q], &[("axis", Attr::Int(0)), ("start", Attr::Int(128)), ("len", Attr::Int(128))]);
@@ -263,7 +264,8 @@ fn conversions_slices_and_reshapes() {
     let shape = Attr::Shape([4, 64, 64].map(Dim::fixed).to_vec());
     let split = w.apply(Op::Reshape, &[columns], &[("shape", shape)]);
     let scaled = w.apply(Op::Scale, &[half], &[("value", Attr::Float(Float(0.37)))]);
-    for v in [wide, half, tail, columns, split, scaled] {
+    let by_columns = w.apply(Op::Mul, &[half, gain], &[]);
+    for v in [wide, half, tail, columns, split, scaled, by_columns] {
         w.check(v, Layout::Vnni);
         w.check(v, Layout::Dense);
     }

@@ -13,7 +13,7 @@ pub fn estimate(spec: &KernelSpec, variant: &Variant, target: &Target) -> Nanos 
     let peak = tiles::peak(spec, variant, target).unwrap_or_else(|| peak(spec, target));
     let time = (work.bytes / target.bandwidth).max(work.operations / peak);
     let call = Call { op: spec.op, attrs: &spec.attrs, operands: &spec.inputs, results: &spec.outputs };
-    target.launch * phases(spec) + time * imbalance(&call, &spec.bucket.typical, target.units)
+    target.launch * phases(spec) + repeated(spec, target) + time * imbalance(&call, &spec.bucket.typical, target.units)
 }
 
 fn phases(spec: &KernelSpec) -> f64 {
@@ -25,6 +25,14 @@ fn phases(spec: &KernelSpec) -> f64 {
         Family::Route => 2.0,
         _ => 1.0,
     }
+}
+
+/// What every worker does for itself, nanoseconds: `norm_linear` reads and squares all rows, from its own cache.
+fn repeated(spec: &KernelSpec, target: &Target) -> f64 {
+    let sizes = &spec.bucket.typical;
+    let elements = || spec.inputs[0].tensor().map_or(0, |t| t.elements(sizes)) as f64;
+    let worker = 0.2 * target.flops_f32 / f64::from(target.units.max(1));
+    if spec.op == Op::NormLinear { 2.0 * elements() / worker } else { 0.0 }
 }
 
 /// Operations a nanosecond that the kernel's inner loop reaches, as measured on Zen 4 by `examples/kernels.rs`.
@@ -39,7 +47,7 @@ fn peak(spec: &KernelSpec, target: &Target) -> f64 {
         _ => 0.7 * target.flops_f32,
     };
     match spec.op {
-        Op::Linear | Op::LinearF32 | Op::HeadLinear | Op::Swiglu | Op::Route => gemm(1),
+        Op::Linear | Op::LinearF32 | Op::HeadLinear | Op::NormLinear | Op::Swiglu | Op::Route => gemm(1),
         Op::ExpertSwiglu => gemm(2),
         Op::ExpertDown => gemm(3),
         Op::MlaAbsorbed | Op::MlaAbsorbedSplit if dot => 0.78 * target.flops_bf16,

@@ -116,7 +116,7 @@ ops! {  // surface name / operand count          one place: ir/src/ops/<name>.rs
     Silu         = "silu"          / 1 => silu;
     Sigmoid      = "sigmoid"       / 1 => sigmoid;
     Softmax      = "softmax"       / 1 => softmax;
-    RmsNorm      = "rms_norm"      / 2 => rms_norm;
+    RmsNorm      = "rms_norm"      / 1 ..= 2 => rms_norm;
     Rope         = "rope"          / 2 => rope;
     Reshape      = "reshape"       / 1 => reshape;
     Slice        = "slice"         / 1 => slice;
@@ -141,6 +141,7 @@ ops! {  // surface name / operand count          one place: ir/src/ops/<name>.rs
     // fused
     LinearF32    = "linear_f32"    / 2 => linear_f32;
     Swiglu       = "swiglu"        / 3 => swiglu;
+    NormLinear   = "norm_linear"   / 2 => norm_linear;
     ExpertSwiglu = "expert_swiglu" / 4 => expert_swiglu;
     ExpertDown   = "expert_down"   / 4 => expert_down;
     AddNorm      = "add_norm"      / 3 => add_norm;          // two results

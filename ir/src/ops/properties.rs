@@ -111,6 +111,15 @@ proptest! {
     }
 
     #[test]
+    fn norm_linear_is_its_plain_form((batch, seed) in any_batch()) {
+        pairs_agree("f32[T, 36], f32[T, 36]", "
+            %0 = rms_norm %x {eps = 1e-6} : f32[T, 24]
+            %1 = linear %0, %wg : f32[T, 36]
+            %2 = norm_linear %x, %wg {eps = 1e-6} : f32[T, 36]
+            return %1, %2", &batch, seed)?;
+    }
+
+    #[test]
     fn routing_and_experts_are_their_plain_forms((batch, seed) in any_batch()) {
         pairs_agree("f32[T, 3], f32[T, 3], f32[T, 24], f32[T, 24]", "
             %1 = linear %x, %router : f32[T, 16]

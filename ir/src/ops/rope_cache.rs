@@ -34,7 +34,7 @@ pub fn infer(t: &[&Type], a: &Attrs) -> Result<Vec<Type>, TypeError> {
 pub fn eval(x: &[&Tensor], a: &Attrs, sizes: &Sizes) -> Vec<Tensor> {
     let (latent, width) = (x[1].width(), x[0].width());
     let part = |start: usize, len: usize| x[0].gathered(&[x[0].rows(), len], |i| i[0] * width + start + i[1]);
-    let c = rms_norm::normalized(&part(0, latent), x[1], float_of(a, "eps"), x[0].dtype);
+    let c = rms_norm::normalized(&part(0, latent), Some(x[1]), float_of(a, "eps"), x[0].dtype);
     let k = rope::eval(&[&part(latent, width - latent), x[3]], a, sizes).remove(0);
     let row = concat::eval(&[&c, &k], &attrs(&[("axis", Attr::Int(1))]), sizes).remove(0);
     vec![write::written(x[2], &row, &write::slots(x[3], x[4], x[5], x[6]))]

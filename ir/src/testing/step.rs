@@ -153,8 +153,9 @@ impl Builder<'_> {
             }
             Op::RmsNorm => {
                 let x = self.value();
-                let gain = self.gain(x)?;
-                self.node(op, &[x, gain], attrs(&[("eps", real(1e-6))]))
+                let gain = if self.below(4) == 0 { None } else { Some(self.gain(x)?) };
+                let operands: Vec<Ref> = std::iter::once(x).chain(gain).collect();
+                self.node(op, &operands, attrs(&[("eps", real(1e-6))]))
             }
             Op::AddNorm => {
                 let a = self.value();
@@ -175,7 +176,9 @@ impl Builder<'_> {
             Op::Embed | Op::GatherRows | Op::Reshape | Op::Slice | Op::Concat | Op::Permute | Op::Rope => {
                 self.shape_op(op)
             }
-            Op::Linear | Op::LinearF32 | Op::HeadLinear | Op::Einsum | Op::HeadRows | Op::Swiglu => self.matrix_op(op),
+            Op::Linear | Op::LinearF32 | Op::HeadLinear | Op::NormLinear | Op::Einsum | Op::HeadRows | Op::Swiglu => {
+                self.matrix_op(op)
+            }
             Op::GroupLimit | Op::TopK | Op::Gather | Op::Extend | Op::Normalize | Op::Route => self.router_op(op),
             Op::ExpertLinear | Op::ExpertSwiglu | Op::ExpertDown | Op::Combine => self.expert_op(op),
             Op::Read
@@ -259,6 +262,12 @@ impl Builder<'_> {
                 let x = self.heads(8)?;
                 let w = self.weight(dtype, &[HEADS, n, 8]);
                 self.node(op, &[x, w], attrs(&[]))
+            }
+            Op::NormLinear => {
+                let x = self.find(|t| t.rank() == 2)?;
+                let k = fixed(self.tensor(x), 1)?;
+                let w = self.weight(dtype, &[n, k]);
+                self.node(op, &[x, w], attrs(&[("eps", real(1e-6))]))
             }
             Op::Einsum => {
                 let (q, context) = (self.heads(LATENT)?, self.context()?);

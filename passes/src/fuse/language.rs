@@ -171,7 +171,7 @@ mod tests {
         for (text, message) in [
             ("(linear ?x)", "takes 2..=2 operands"),
             ("(frobnicate ?x)", "no operation"),
-            ("(rms_norm ?x ?g)", "2 children"),
+            ("(add_norm ?x ?g)", "2 children"),
             ("(proj ?x)", "a number and an operation"),
             ("value.x", "no attribute"),
         ] {

@@ -7,6 +7,8 @@ const SENTENCES: &[(&str, &str)] = &[
     ("linear-wide", "The head reads its rows as they are and keeps its sums in f32: no copy in f32, and products of the narrow type."),
     ("swiglu", "Gate and up projection run in one pass over the input: the gate never reaches memory."),
     ("add-norm", "The residual sum is normed while it is still in registers; both results are used."),
+    ("norm-weight", "The gain of a norm is multiplied into the weight behind it when that is packed."),
+    ("norm-linear", "The norm becomes a factor of each row of the projection behind it: normed rows never reach memory."),
     ("rope-cache", "The cache row is normed, rotated and written by one kernel, where it is stored."),
     ("absorb-key", "q (c W)ᵀ = (q W) cᵀ: queries move into the latent space, or keys are rebuilt once for many queries."),
     ("absorb-value", "p (c W) = (p c) W: values stay latent until the heads are summed, or are rebuilt once for many queries."),

@@ -3,6 +3,7 @@
 //!     y[d] = x[d] * (1 / sqrt(mean(x^2) + eps)) * gain[d]
 //!
 //! * sum of squares in f32, 64 partial sums; root and quotient in f64; `x * inverse` is rounded to f32 before the gain
+//! * `rms_norm` without a gain: 1
 //! * `add_norm` normalises the sum as it was stored
 
 use super::walk::Lines;
@@ -16,7 +17,8 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
     let add = k.spec.op == Op::AddNorm;
     let x = Lines::new(k, k.input(0)?)?;
     let d = if add { Some(Lines::new(k, k.input(1)?)?) } else { None };
-    let gain = Lines::new(k, k.input(if add { 2 } else { 1 })?)?.at(k.f.i(0));
+    let at = if add { 2 } else { 1 };
+    let gain = if at < k.spec.inputs.len() { Some(Lines::new(k, k.input(at)?)?.at(k.f.i(0))) } else { None };
     let sum = if add { Some(Lines::new(k, k.output(0)?)?) } else { None };
     let y = Lines::new(k, k.output(usize::from(add))?)?;
     let (n, eps) = (x.fixed_width(k)?, k.float("eps")?);
@@ -56,9 +58,9 @@ pub fn inverse_rms<'a>(f: &'a Fx, n: u64, eps: f64, load: impl Fn(Val<'a>, u32) 
 }
 
 /// `out = from * inverse * gain`.
-pub fn scaled<'a>(f: &'a Fx, n: u64, from: Mem<'a>, inverse: Val<'a>, gain: Mem<'a>, out: Mem<'a>) {
+pub fn scaled<'a>(f: &'a Fx, n: u64, from: Mem<'a>, inverse: Val<'a>, gain: Option<Mem<'a>>, out: Mem<'a>) {
     by16(f, n, |i, lanes| {
-        let v = from.at(i).get16(lanes) * inverse * gain.at(i).get16(lanes);
-        out.at(i).set_lanes(v, lanes);
+        let v = from.at(i).get16(lanes) * inverse;
+        out.at(i).set_lanes(gain.map_or(v, |gain| v * gain.at(i).get16(lanes)), lanes);
     });
 }

@@ -40,6 +40,7 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
         | Op::Linear
         | Op::LinearF32
         | Op::HeadLinear
+        | Op::NormLinear
         | Op::RmsNorm
         | Op::Transfer
         | Op::Write

@@ -62,7 +62,7 @@ fn rope_cache(k: &Kernel<'_>) -> Result<u32, EmitError> {
         k.each(kv.dims[0], |t| {
             let (from, to) = (kv.at(&[t]), cache.at(slots.row(t) * width));
             let inverse = inverse_rms(k.f, latent, eps, |i, lanes| from.at(i).get16(lanes));
-            scaled(k.f, latent, from, inverse, gain.mem, to);
+            scaled(k.f, latent, from, inverse, Some(gain.mem), to);
             rotation.set(slots.pos.at(&[t]));
             rotation.apply(to.plus(latent), from.plus(latent));
         });

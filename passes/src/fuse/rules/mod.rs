@@ -120,6 +120,7 @@ pub fn copies(op: Op) -> bool {
         | Op::ExpertLinear
         | Op::Combine
         | Op::Swiglu
+        | Op::NormLinear
         | Op::ExpertSwiglu
         | Op::ExpertDown
         | Op::AddNorm

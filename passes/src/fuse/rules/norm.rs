@@ -1,8 +1,8 @@
 //! Norms, residual sums and the cache row.
 
-use super::Class::Always;
+use super::Class::{Always, InF32};
 use super::Rule;
-use crate::fuse::Numerics::Exact;
+use crate::fuse::Numerics::{Exact, Reassociates};
 
 #[rustfmt::skip]
 pub fn rules() -> Vec<Rule> {
@@ -11,6 +11,12 @@ pub fn rules() -> Vec<Rule> {
         // norm is that of the rounded sum, as in the plain form.
         Rule::new("add-norm", Always(Exact), "(rms_norm (add ?x ?d) ?gain ?eps)", "(proj 1 (add_norm ?x ?d ?gain ?eps))")
             .also("(add ?x ?d)", "(proj 0 (add_norm ?x ?d ?gain ?eps))"),
+
+        // x g / rms(x) W^T = x / rms(x) (W g)^T: the gain is multiplied into the weight when it is packed. A quantized weight keeps its codes:
+        // the type rule of `mul` refuses it.
+        Rule::new("norm-weight", InF32(Reassociates), "(linear (rms_norm ?x ?gain ?eps) ?w)", "(linear (rms_norm ?x ?eps) (mul ?w ?gain))"),
+        // (x s) W^T = (x W^T) s for a factor s of each row: the norm becomes a factor of the sums, its kernel and the normed rows go.
+        Rule::new("norm-linear", InF32(Reassociates), "(linear (rms_norm ?x ?eps) ?w)", "(norm_linear ?x ?w ?eps)"),
 
         // The row of the latent cache is computed where it is stored: norm of the latent, rotation of the key, both rounded as before.
         Rule::new("rope-cache", Always(Exact),

@@ -198,7 +198,8 @@ fn cache(r: &mut Random, act: &str, w: &str) -> String {
         "graph @cache(%x: {act}[T, {h}], %d: {act}[T, {h}], {BATCH}
           weight %q_a: {w}[{q}, {h}] @ \"q_a\", weight %kv_a: {w}[{row}, {h}] @ \"kv_a\",
           weight %g: f32[{h}] @ \"g\", weight %gain: bf16[{l}] @ \"gain\",
-          state @kv: paged {act}[{row}]) -> {act}[T, {q}], {act}[T, {h}], {act}[64*P, {row}] {{
+          weight %q_norm: bf16[{q}] @ \"q_norm\", weight %q_b: {w}[7, {q}] @ \"q_b\",
+          state @kv: paged {act}[{row}]) -> {act}[T, 7], {act}[T, {h}], {act}[64*P, {row}] {{
           %s = add %x, %d : {act}[T, {h}]
           %0 = rms_norm %s, %g {{eps = 1e-5}} : {act}[T, {h}]
           %1 = linear %0, %q_a : {act}[T, {q}]
@@ -210,7 +211,9 @@ fn cache(r: &mut Random, act: &str, w: &str) -> String {
           %7 = concat %4, %6 {{axis = 1}} : {act}[T, {row}]
           %8 = write @kv, %7, %pos, %seq, %pages, %page_start : paged {act}[{row}]
           %9 = read %8, %pages : {act}[64*P, {row}]
-          return %1, %s, %9
+          %10 = rms_norm %1, %q_norm {{eps = 1e-6}} : {act}[T, {q}]
+          %11 = linear %10, %q_b : {act}[T, 7]
+          return %11, %s, %9
         }}"
     )
 }
