@@ -119,30 +119,45 @@ fn int4(block: &[f32]) -> Block {
     Block { scale, codes: block.iter().map(code).collect() }
 }
 
-fn int4_by(block: &[f32], importance: &[f32]) -> Block {
-    let mut best = int4(block);
-    if best.scale == 0.0 || !best.scale.is_finite() {
-        return best;
+/// Elements of an int4 block, zeros beyond its end.
+type Elements = [f32; 32];
+
+/// Sums of every eighth element first, so that a processor adds several at a time.
+fn sum(f: impl Fn(usize) -> f32) -> f32 {
+    let mut parts = [0.0; 8];
+    for i in 0..32 {
+        parts[i % 8] += f(i);
     }
-    let equal = importance.iter().all(|h| *h == 0.0);
-    let weight = |i: usize| if equal { 1.0 } else { importance[i] };
-    let loss = |b: &Block| -> f32 {
-        let off = |i: usize| block[i] - b.scale * f32::from(b.codes[i]);
-        (0..block.len()).map(|i| weight(i) * off(i) * off(i)).sum()
-    };
-    let (extreme, mut least) = (extreme(block), loss(&best));
+    parts.iter().sum()
+}
+
+fn int4_by(block: &[f32], importance: &[f32]) -> Block {
+    let nearest = int4(block);
+    if nearest.scale == 0.0 || !nearest.scale.is_finite() {
+        return nearest;
+    }
+    let (mut x, mut h): (Elements, Elements) = ([0.0; 32], [0.0; 32]);
+    x[..block.len()].copy_from_slice(block);
+    h[..block.len()].copy_from_slice(importance);
+    if importance.iter().all(|h| *h == 0.0) {
+        h = [1.0; 32];
+    }
+    let loss = |scale: f32, codes: &Elements| sum(|i| h[i] * (x[i] - scale * codes[i]) * (x[i] - scale * codes[i]));
+    let mut best: (f32, Elements) = (nearest.scale, [0.0; 32]);
+    nearest.codes.iter().zip(&mut best.1).for_each(|(code, c)| *c = f32::from(*code));
+    let (mut least, extreme) = (loss(best.0, &best.1), extreme(block));
     for tenths in -9i16..=9 {
         let inverse = (-8.0 - f32::from(tenths) / 10.0) / extreme;
-        let codes: Vec<i8> = block.iter().map(|x| nearest(x * inverse).clamp(-8, 7) as i8).collect();
-        let sum = |f: &dyn Fn(usize) -> f32| (0..block.len()).map(|i| weight(i) * f32::from(codes[i]) * f(i)).sum::<f32>();
-        let (fits, size) = (sum(&|i| block[i]), sum(&|i| f32::from(codes[i])));
-        let candidate = Block { scale: f16::from_f32(fits / size).to_f32(), codes };
-        let lost = loss(&candidate);
-        if candidate.scale.is_finite() && lost < least {
-            (best, least) = (candidate, lost);
+        // Adding 1.5 * 2^23 and taking it away rounds to an integer, ties to even.
+        let codes = x.map(|x| (x * inverse + 12_582_912.0 - 12_582_912.0).clamp(-8.0, 7.0));
+        let (fits, size) = (sum(|i| h[i] * codes[i] * x[i]), sum(|i| h[i] * codes[i] * codes[i]));
+        let scale = f16::from_f32(fits / size).to_f32();
+        let lost = loss(scale, &codes);
+        if lost < least {
+            (best, least) = ((scale, codes), lost);
         }
     }
-    best
+    Block { scale: best.0, codes: best.1[..block.len()].iter().map(|c| *c as i8).collect() }
 }
 
 #[cfg(test)]
