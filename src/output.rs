@@ -96,6 +96,8 @@ pub fn write(c: &Compiled, req: &Request, progress: &mut (dyn FnMut(u64) + Send)
     writer.section(section::CODE, &format!("kernels-{}.so", req.target.name), &c.code.shared_object)?;
     writer.section(section::CERTIFICATE, "certificate.txt", c.fused.certificate.to_string().as_bytes())?;
     writer.section(section::CHOICES, "kernels.choices", choices(c).as_bytes())?;
+    writer.section(section::STEP, "step.ir", c.fused.plain.to_string().as_bytes())?;
+    writer.section(section::SPECS, "kernels.specs", specs(c).as_bytes())?;
     let report = CompileReport::of(&c.fused).to_json();
     writer.section(section::REPORT, "report.json", report.as_bytes())?;
     for (name, file) in [
@@ -212,6 +214,12 @@ fn choices(c: &Compiled) -> String {
             .expect("a string takes all text");
     }
     text
+}
+
+/// A line `SYMBOL: SPEC` for all that a kernel computes.
+fn specs(c: &Compiled) -> String {
+    let rows = c.planned.plan.kernels.iter().zip(&c.planned.computes);
+    rows.flat_map(|(row, specs)| specs.iter().map(|spec| format!("{}: {spec}\n", row.symbol))).collect()
 }
 
 fn about(c: &Compiled, req: &Request) -> About {

@@ -142,12 +142,16 @@ fn merge<K: Hash + Eq>(planned: &mut Planned, choices: &mut Vec<Choice>, keys: V
     // New row of every key, with the first old one.
     let mut rows: IndexMap<K, usize> = IndexMap::new();
     let mut row_of = vec![0; keys.len()];
+    let mut computes: Vec<BTreeSet<String>> = vec![];
     for (old, key) in keys.into_iter().enumerate().filter(|(old, _)| launched.contains(old)) {
         let entry = rows.entry(key);
         row_of[old] = entry.index() as u32;
+        computes.resize(computes.len().max(entry.index() + 1), BTreeSet::new());
+        computes[entry.index()].append(&mut planned.computes[old]);
         entry.or_insert(old);
     }
     plan.kernels = rows.values().map(|i| plan.kernels[*i].clone()).collect();
+    planned.computes = computes;
     planned.specs = rows.values().map(|i| planned.specs[*i].clone()).collect();
     *choices = rows.values().map(|i| choices[*i].clone()).collect();
     for action in plan.buckets.iter_mut().flat_map(|b| &mut b.actions) {

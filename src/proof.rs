@@ -1,18 +1,32 @@
-//! The proof of an artifact's fusions.
+//! The proof of an artifact's fusions, and that its plan launches what was proved.
 
 use deepfuse_artifact::manifest::section;
-use deepfuse_passes::check::check_text;
-use deepfuse_passes::fuse::Numerics;
+use deepfuse_passes::check::{check_plan, check_text, read_computes};
+use deepfuse_passes::fuse::{CertificateError, Numerics};
 use deepfuse_runtime::Artifact;
 use deepfuse_runtime::verify::Check;
 
-/// Replays the certificate of an artifact.
+/// Replays the certificate of an artifact, and follows the launches of its plan.
 pub fn checks(artifact: &Artifact) -> Vec<Check> {
-    let (ok, detail) = match replay(artifact) {
-        Ok(told) => (true, told),
-        Err(why) => (false, why),
+    let check = |name, found: Result<String, String>| match found {
+        Ok(told) => Check::new(name, true, told),
+        Err(why) => Check::new(name, false, why),
     };
-    vec![Check::new("certificate", ok, detail)]
+    vec![check("certificate", replay(artifact)), check("launches", follow(artifact))]
+}
+
+/// How many launches compute what the certificate proves, or the first that does not.
+fn follow(artifact: &Artifact) -> Result<String, String> {
+    let text = |name: &str| {
+        let bytes = artifact.section(name).ok_or_else(|| format!("the artifact has no section `{name}`"))?;
+        std::str::from_utf8(bytes).map_err(|e| format!("section `{name}`: {e}"))
+    };
+    let plain = deepfuse_ir::text::parse(text(section::STEP)?)
+        .map_err(|e| format!("step graph: {}", e.first().map(ToString::to_string).unwrap_or_default()))?;
+    let certificate = text(section::CERTIFICATE)?.parse().map_err(|e: CertificateError| e.to_string())?;
+    let computes = read_computes(text(section::SPECS)?);
+    let launches = check_plan(&plain, &certificate, artifact.plan(), &computes).map_err(|e| e.to_string())?;
+    Ok(format!("{launches} launches compute the proved graphs of {} buckets", artifact.plan().buckets.len()))
 }
 
 /// What was replayed, or what is not proved.
@@ -39,58 +53,4 @@ fn replay(artifact: &Artifact) -> Result<String, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-    use crate::pipeline::Compiled;
-    use crate::{Request, compile, output};
-    use deepfuse_codegen::x86::targets;
-    use deepfuse_passes::fuse::{Certificate, Numerics};
-    use std::path::Path;
-
-    fn request(dir: &Path) -> Request {
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints/tiny-v2/config.json");
-        let target = targets::named("x86-avx2").unwrap();
-        Request { shapes_only: true, ..Request::new(config, dir.join("m.dfz"), target) }
-    }
-
-    /// What is said of an artifact whose compiler changed the certificate, or the rules that the manifest calls disabled.
-    fn said(compiled: &mut Compiled, disabled: &[&str], change: &dyn Fn(&mut Certificate)) -> (bool, String) {
-        let dir = tempfile::tempdir().unwrap();
-        let disabled_rules = disabled.iter().map(ToString::to_string).collect();
-        let req = Request { disabled_rules, ..request(dir.path()) };
-        let before = compiled.fused.certificate.clone();
-        change(&mut compiled.fused.certificate);
-        output::write(compiled, &req, &mut |_| ()).unwrap();
-        compiled.fused.certificate = before;
-        let checks = checks(&Artifact::open(&req.out).unwrap());
-        assert_eq!((checks.len(), checks[0].name), (1, "certificate"));
-        (checks[0].ok, checks[0].detail.clone().unwrap())
-    }
-
-    #[test]
-    fn certificates_of_artifacts_are_replayed() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut compiled = compile(&request(dir.path()), &mut |_| ()).unwrap();
-        let mut said = |disabled: &[&str], change: &dyn Fn(&mut Certificate)| said(&mut compiled, disabled, change);
-        let (ok, detail) = said(&[], &|_| ());
-        assert!(ok && detail.starts_with("replayed: ") && detail.contains("3 layer classes"), "{detail}");
-        let (ok, detail) = said(&[], &|c| c.classes[1].steps[0].class = Numerics::Approximates);
-        assert!(!ok && detail.starts_with("class 1, step 0: stated to be `approximates`"), "{detail}");
-        let (ok, detail) = said(&[], &|c| c.numerics = Numerics::Approximates);
-        assert!(!ok && detail.contains("`approximates` is beyond the limit `requantizes`"), "{detail}");
-        let (ok, detail) = said(&["route-sigmoid-bias"], &|_| ());
-        assert!(ok, "{detail}");
-        let (ok, detail) = said(&["swiglu"], &|_| ());
-        assert!(!ok && detail.contains("the rule `swiglu`, which the manifest says was disabled"), "{detail}");
-        let forget = |c: &mut Certificate| {
-            for class in &mut c.classes {
-                class.fused.shift_remove("decode-1");
-                class.steps.iter_mut().for_each(|s| s.used.retain(|b| b != "decode-1"));
-            }
-        };
-        let (ok, detail) = said(&[], &forget);
-        assert!(!ok && detail.contains("the plan has others"), "{detail}");
-    }
-}
+mod tests;

@@ -1,15 +1,19 @@
 //! The memory plan: calls in order, buffers with lifetimes, offsets per unit of a symbol.
 
+use crate::check::spec_text;
 use crate::select::{KernelCall, Selection, Source, Weights};
 use deepfuse_artifact::plan as out;
 use deepfuse_ir::{Bucket, DType, KernelSpec, Op, PAGE_TOKENS, Sizes, StateKind, Symbol, TensorType, cost};
 use indexmap::IndexMap;
+use std::collections::BTreeSet;
 
 /// A plan whose kernels have no code yet: kernel `i` of the plan computes `specs[i]`.
 #[derive(Clone, Debug)]
 pub struct Planned {
     pub plan: out::Plan,
     pub specs: Vec<KernelSpec>,
+    /// By kernel: all that it computes, as text. More than one where different specs have the same code.
+    pub computes: Vec<BTreeSet<String>>,
 }
 
 /// Why calls cannot be planned.
@@ -30,19 +34,25 @@ pub fn plan(selections: &[Selection], weights: &Weights, vocab: u32) -> Result<P
     let first = selections.first().ok_or(PlanError::Empty)?;
     let mut kernels: IndexMap<KernelSpec, out::Kernel> = IndexMap::new();
     let buckets = selections.iter().map(|s| plan_bucket(s, &mut kernels)).collect::<Result<Vec<_>, _>>()?;
-    let states = first.states.iter().map(|(name, ty)| out::State {
-        name: name.clone(),
-        kind: state_kind(ty.kind),
-        row_bytes: ty.width * ty.dtype.bytes().unwrap_or(1),
-    });
     let plan = out::Plan {
         vocab,
-        states: states.collect(),
+        states: states(first),
         weights: weights.iter().enumerate().map(|(i, w)| crate::stored::table_row(i, w)).collect(),
         kernels: kernels.values().cloned().collect(),
         buckets,
     };
-    Ok(Planned { plan, specs: kernels.into_keys().collect() })
+    let computes = kernels.keys().map(|spec| BTreeSet::from([spec_text(spec)])).collect();
+    Ok(Planned { plan, specs: kernels.into_keys().collect(), computes })
+}
+
+/// Rows of the plan's table of states.
+pub(crate) fn states(s: &Selection) -> Vec<out::State> {
+    let row = |(name, ty): &(String, deepfuse_ir::StateType)| out::State {
+        name: name.clone(),
+        kind: state_kind(ty.kind),
+        row_bytes: ty.width * ty.dtype.bytes().unwrap_or(1),
+    };
+    s.states.iter().map(row).collect()
 }
 
 fn state_kind(kind: StateKind) -> out::StateKind {
@@ -85,7 +95,7 @@ fn plan_bucket(s: &Selection, kernels: &mut IndexMap<KernelSpec, out::Kernel>) -
     Ok(out::BucketPlan { name: s.bucket.name.clone(), assumptions: assumptions(&s.bucket), buffers, actions })
 }
 
-fn assumptions(b: &Bucket) -> out::Assumptions {
+pub(crate) fn assumptions(b: &Bucket) -> out::Assumptions {
     let range = |r: &std::ops::RangeInclusive<u32>| out::Range { min: *r.start(), max: *r.end() };
     out::Assumptions {
         tokens: range(&b.tokens),
@@ -107,10 +117,14 @@ fn argument(
         Source::Weight(i) => out::Arg::Weight { index: *i as u32, offset: 0 },
         Source::Value { value, .. } if *value == s.logits => out::Arg::Logits,
         Source::Value { value, offset } => {
-            let bytes = operand.tensor().and_then(|t| t.dtype.bytes()).unwrap_or(1);
-            out::Arg::Buffer { index: index(*value), offset: offset * bytes }
+            out::Arg::Buffer { index: index(*value), offset: argument_bytes(operand, *offset) }
         }
     })
+}
+
+/// Bytes that a view skips.
+pub(crate) fn argument_bytes(operand: &deepfuse_ir::Operand, elements: u64) -> u64 {
+    elements * operand.tensor().and_then(|t| t.dtype.bytes()).unwrap_or(1)
 }
 
 fn input(name: &str) -> Result<out::Input, PlanError> {
@@ -173,7 +187,7 @@ fn work_terms(spec: &KernelSpec) -> (out::Terms, out::Terms) {
 
 /// Arena of a value, and its bytes per unit, rounded up to 64. Rows that want logits are tokens of the step, so that what grows with `R` lies
 /// in the arena of `T`, where it shares bytes with what is no longer alive.
-fn arena_of(t: &TensorType) -> Result<(out::Arena, u64), PlanError> {
+pub(crate) fn arena_of(t: &TensorType) -> Result<(out::Arena, u64), PlanError> {
     let row = t.shape.last().and_then(deepfuse_ir::Dim::as_fixed).unwrap_or(1);
     let numbers: u64 = t.shape.iter().filter_map(deepfuse_ir::Dim::as_fixed).product();
     let (fixed, element) = match (t.dtype, t.dtype.quantized_row(row)) {
@@ -215,14 +229,19 @@ fn place_buffers(s: &Selection) -> Result<(Vec<out::Buffer>, Vec<Option<u32>>), 
     intervals.remove(s.logits);
     let mut scratch = vec![None; s.calls.len()];
     for (at, call) in s.calls.iter().enumerate() {
-        let (constant, terms) = call.spec.scratch_terms();
-        let bytes = (constant + terms[Symbol::T as usize] + terms[Symbol::R as usize]).next_multiple_of(64);
+        let bytes = scratch_bytes(&call.spec);
         if bytes > 0 {
             scratch[at] = Some(intervals.len() as u32);
             intervals.push(Interval { arena: out::Arena::Per(out::Symbol::T), bytes, first: at, last: at });
         }
     }
     Ok((first_fit(&intervals), scratch))
+}
+
+/// Bytes of scratch per token.
+pub(crate) fn scratch_bytes(spec: &KernelSpec) -> u64 {
+    let (constant, terms) = spec.scratch_terms();
+    (constant + terms[Symbol::T as usize] + terms[Symbol::R as usize]).next_multiple_of(64)
 }
 
 fn touched(call: &KernelCall) -> impl Iterator<Item = usize> + '_ {

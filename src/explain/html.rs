@@ -24,7 +24,7 @@ use std::path::Path;
 /// How every page begins.
 const HEAD: &str = "<!doctype html>\n<!-- deepfuse explain -->\n";
 /// Hues of kernels, in degrees.
-const HUES: [u16; 12] = [215, 152, 28, 330, 265, 185, 48, 0, 100, 295, 240, 15];
+const HUES: [u16; 12] = [215, 152, 28, 330, 265, 185, 48, 100, 0, 295, 240, 15];
 
 /// The page of a subject. The same subject gives the same bytes.
 ///

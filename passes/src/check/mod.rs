@@ -5,13 +5,17 @@
 //! known, evaluates the premises, works out the numeric class, adds the right side and makes both sides equal. At the end every node of
 //! a fused region must be a known term, and every output equal to that of the plain region.
 //!
-//! What it does not prove: that the plain region is what the model computes (a compile from the checkpoint decides that), and that a
+//! Then it follows the launches of the plan, which must compute the proved regions ([`check_plan`]).
+//!
+//! What it does not prove: that the plain graph is what the model computes (a compile from the checkpoint decides that), and that a
 //! kernel computes its operation (tests against the reference evaluator do).
 
+mod launches;
 pub mod pattern;
 mod step;
 pub mod table;
 
+pub use launches::{Computes, PlanRefused, check_plan, read_computes, spec_text};
 pub use step::{Application, Reason, apply};
 
 use crate::fuse::rules::Rule;

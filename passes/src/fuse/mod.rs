@@ -2,7 +2,7 @@
 
 mod analysis;
 pub mod certificate;
-mod classes;
+pub(crate) mod classes;
 mod extract;
 mod forced;
 mod joint;
@@ -87,6 +87,8 @@ impl FuseOptions {
 /// Fused graphs, the proof, the numbers.
 #[derive(Clone, Debug)]
 pub struct Fused {
+    /// The graph that was fused, canonical.
+    pub plain: Graph,
     /// One graph a bucket, in the order of the buckets. Parameters and outputs are those of the plain graph.
     pub graphs: Vec<(Bucket, Graph)>,
     pub certificate: Certificate,
@@ -177,7 +179,7 @@ pub fn fuse_timed(
         checked("fuse", &fused)?;
         graphs.push((bucket.clone(), fused));
     }
-    Ok(Fused { graphs, certificate, report })
+    Ok(Fused { plain: graph.clone(), graphs, certificate, report })
 }
 
 pub fn checked(stop: &'static str, graph: &Graph) -> Result<(), FuseError> {

@@ -24,6 +24,10 @@ pub mod section {
     pub const CHAT_TEMPLATE: &str = "chat_template";
     pub const CERTIFICATE: &str = "certificate";
     pub const CHOICES: &str = "choices";
+    /// The plain step graph, canonical.
+    pub const STEP: &str = "step";
+    /// What each kernel computes.
+    pub const SPECS: &str = "specs";
     /// What things of the certificate are called, as JSON.
     pub const REPORT: &str = "report";
 }

@@ -86,7 +86,7 @@ pub fn overview(page: &mut String, told: &Explanation) {
             put!(page, "<div class=\"big\">{}</div>", gain(plain, fused));
             bar(page, 1.0, "");
             bar(page, fused / plain.max(1.0), " class=\"k0\"");
-            put!(page, "<p class=\"soft\">a step: {} plain, {} fused</p>", time(plain), time(fused));
+            put!(page, "<p class=\"soft\">{} → {} a step</p>", time(plain), time(fused));
         } else {
             put!(
                 page,
@@ -94,22 +94,27 @@ pub fn overview(page: &mut String, told: &Explanation) {
                 time(fused)
             );
         }
-        put!(page, "<p class=\"soft\">{} launches plain, {} fused</p></div>\n", kernels[0], kernels[1]);
+        put!(page, "<p class=\"soft\">{} → {} launches</p></div>\n", kernels[0], kernels[1]);
     }
-    page.push_str("</div>\n<div class=\"card scroll\"><table><caption class=\"skip\">Layer classes by bucket</caption><thead><tr><th>Layer class</th><th class=\"num\">Layers</th>");
-    for b in buckets {
-        put!(page, "<th>{}</th>", e(&b.bucket));
-    }
-    page.push_str("</tr></thead><tbody>\n");
+    page.push_str("</div>\n");
+    classes(page, told);
+}
+
+/// Buckets down, layer classes across: there are more buckets than classes.
+fn classes(page: &mut String, told: &Explanation) {
+    page.push_str("<div class=\"card scroll\"><table class=\"classes\"><caption class=\"skip\">Layer classes by bucket</caption><thead><tr><th>Bucket</th>");
     for (number, class) in told.classes.iter().enumerate() {
         put!(
             page,
-            "<tr><td><a href=\"#class-{number}\">{}</a></td><td class=\"num\">{}</td>",
+            "<th><a href=\"#class-{number}\">{}</a> <small>{}</small></th>",
             e(&class.holds),
-            class.regions.len()
+            count(class.regions.len(), "layer")
         );
-        for b in &class.buckets {
-            let p = pair(b);
+    }
+    page.push_str("</tr></thead><tbody>\n");
+    for (at, bucket) in told.classes.first().map_or(&[][..], |c| c.buckets.as_slice()).iter().enumerate() {
+        put!(page, "<tr><th scope=\"row\">{}</th>", e(&bucket.bucket));
+        for p in told.classes.iter().map(|class| pair(&class.buckets[at])) {
             let before = p.plain.map_or_else(String::new, |t| format!("{} → ", time(t)));
             put!(page, "<td>{before}<b>{}</b>", time(p.fused));
             put!(
