@@ -56,6 +56,8 @@ pub struct Caps {
     pub amx_int8: bool,
     /// `vpdpbusd` on 512 bits.
     pub dot_int8: bool,
+    /// `vpermi2b`: a table of 128 bytes.
+    pub byte_tables: bool,
 }
 
 /// A function under construction.

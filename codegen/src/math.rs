@@ -133,10 +133,47 @@ pub fn from_e4m3_scaled(code: Val<'_>) -> Val<'_> {
     from_f16(((code & 0x7fi64) << 7i64) | ((code & 0x80i64) << 8i64))
 }
 
-/// e4m3 codes in the low byte of 32 i16 lanes, to bf16 bits: exact, subnormals included (NaN codes read as 480). Needs AVX-512 BW.
+/// 64 e4m3 codes to bf16 bits, two vectors of 32 in their order: exact, subnormals included (NaN codes read as 480). Needs AVX-512 BW.
+pub fn e4m3_to_bf16(codes: Val<'_>) -> [Val<'_>; 2] {
+    if codes.fx().caps.byte_tables {
+        return by_tables(codes);
+    }
+    [0, 32].map(|first| {
+        let half: Vec<u32> = (first..first + 32).collect();
+        by_arithmetic(codes.shuffle(codes, &half).zext(Elem::I16))
+    })
+}
+
+/// Both bytes of a value by the seven bits of its magnitude: 7 instructions for 64 codes, where arithmetic takes about 18.
+fn by_tables(codes: Val<'_>) -> [Val<'_>; 2] {
+    let f = codes.fx();
+    let bits = |code: u16| {
+        let (exponent, mantissa) = (i32::from(code >> 3), f32::from(code & 7));
+        let value = if exponent == 0 { mantissa / 512.0 } else { (1.0 + mantissa / 8.0) * 2f32.powi(exponent - 7) };
+        (value.to_bits() >> 16) as u16
+    };
+    // Chunks of 8 codes change places so that the interleaving of low and high bytes, which stays in parts of 128 bits, leaves them in order.
+    let chunks = codes.bitcast(Ty::vec(Elem::I64, 8));
+    let codes = chunks.shuffle(chunks, &[0, 4, 1, 5, 2, 6, 3, 7]).bitcast(codes.ty);
+    let byte = |shift: u32| {
+        let bytes: Vec<u16> =
+            (0..128).step_by(2).map(|c| bits(c) >> shift & 255 | (bits(c + 1) >> shift & 255) << 8).collect();
+        let table = f.table(&bytes);
+        let (low, high) = (table.load(codes.ty, 64), table.plus(64).load(codes.ty, 64));
+        f.call("llvm.x86.avx512.vpermi2var.qi.512", codes.ty, &[low, codes, high])
+    };
+    let (low, high) = (byte(0), byte(8) | (codes & 0x80i64));
+    [0, 8].map(|first| {
+        let pair = |lane: u32| (0..8).flat_map(move |i| [16 * lane + first + i, 64 + 16 * lane + first + i]);
+        let order: Vec<u32> = (0..4).flat_map(pair).collect();
+        low.shuffle(high, &order).bitcast(Ty::vec(Elem::I16, 32))
+    })
+}
+
+/// e4m3 codes in the low byte of 32 i16 lanes, to bf16 bits.
 ///
 /// A normal number has the same mantissa and its exponent moved from bias 7 to 127; the eight magnitudes below come from a table.
-pub fn e4m3_to_bf16(code: Val<'_>) -> Val<'_> {
+fn by_arithmetic(code: Val<'_>) -> Val<'_> {
     const MOVED: i64 = (127 - 7) << 7;
     let f = code.fx();
     let magnitude = code & 0x7fi64;

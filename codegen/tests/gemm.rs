@@ -27,6 +27,21 @@ fn linear_over_types_and_levels() {
     }
 }
 
+/// Few rows decode fp8 in registers, each height by a tile of its own; more decode it to memory first. With and without tables of bytes.
+#[test]
+fn fp8_by_number_of_rows() {
+    let mut r = Random(3);
+    let mut target = targets().pop().unwrap();
+    for tables in [true, false] {
+        target.features.retain(|f| tables || f != "avx512vbmi");
+        for t in [1, 2, 4, 7, 8, 9, 10, 12, 13, 19, 97] {
+            let x = Arg::random(&mut r, DType::Bf16, &[T(), dim(259)], &[t, 259]);
+            let args = vec![x, Arg::matrix(&mut r, FP8, &[84, 259])];
+            Case { op: Op::Linear, attrs: Attrs::new(), args, sizes: sizes(t as u64) }.check(&target, close(1e-4));
+        }
+    }
+}
+
 /// Types of activations and weights, dealt out over sizes and targets so that every target meets each.
 const PAIRS: [(DType, DType); 4] =
     [(DType::Bf16, DType::Bf16), (DType::F32, DType::Bf16), (DType::Bf16, FP8), (DType::F32, DType::F32)];

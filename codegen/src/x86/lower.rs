@@ -39,5 +39,6 @@ fn caps(target: &Target) -> Caps {
         amx_bf16: all(&["amx-tile", "amx-bf16"]),
         amx_int8: all(&["amx-tile", "amx-int8"]),
         dot_int8: all(&["avx512f", "avx512vnni"]),
+        byte_tables: all(&["avx512bw", "avx512vbmi"]),
     }
 }

@@ -24,13 +24,13 @@ const ROWS: &[Row] = &[
     Row { name: "x86-avx512-vnni", features: &[V2, V3, V4, &["avx512vnni"]], lanes: 16, flops: [118.0, 118.0, 460.0] },
     Row {
         name: "x86-avx512-bf16",
-        features: &[V2, V3, V4, &["avx512vnni", "avx512bf16"]],
+        features: &[V2, V3, V4, &["avx512vnni", "avx512vbmi", "avx512bf16"]],
         lanes: 16,
         flops: [118.0, 240.0, 460.0],
     },
     Row {
         name: "x86-amx",
-        features: &[V2, V3, V4, &["avx512vnni", "avx512bf16", "amx-tile", "amx-bf16", "amx-int8"]],
+        features: &[V2, V3, V4, &["avx512vnni", "avx512vbmi", "avx512bf16", "amx-tile", "amx-bf16", "amx-int8"]],
         lanes: 16,
         flops: [118.0, 240.0, 460.0],
     },
@@ -111,6 +111,7 @@ pub fn has(feature: &str) -> bool {
         "avx512dq" => std::is_x86_feature_detected!("avx512dq"),
         "avx512vl" => std::is_x86_feature_detected!("avx512vl"),
         "avx512vnni" => std::is_x86_feature_detected!("avx512vnni"),
+        "avx512vbmi" => std::is_x86_feature_detected!("avx512vbmi"),
         "avx512bf16" => std::is_x86_feature_detected!("avx512bf16"),
         _ => amx(feature),
     }

@@ -15,7 +15,7 @@ const TARGETS: [(&str, &[&str]); 7] = [
     ("x86-avx2", &["avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe"]),
     ("x86-avx512", &["avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"]),
     ("x86-avx512-vnni", &["avx512vnni"]),
-    ("x86-avx512-bf16", &["avx512bf16"]),
+    ("x86-avx512-bf16", &["avx512bf16", "avx512vbmi"]),
     ("x86-amx", &["amx-tile", "amx-bf16", "amx-int8"]),
 ];
 

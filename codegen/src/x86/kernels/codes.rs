@@ -24,7 +24,7 @@ pub struct Codes<'a, 'b> {
     pub panels: &'b [Panel<'a>],
     /// Length of the contracted axis.
     pub k: u64,
-    pub ahead: Option<Ahead<'a>>,
+    pub ahead: Option<Ahead<'a, 'b>>,
 }
 
 /// i32 lanes of 16 columns: one vector, or without VNNI several with two lanes a column.
@@ -170,7 +170,7 @@ impl<'a> Codes<'a, '_> {
 
     fn fetch_ahead(&self, line: Val<'a>, lines: u64) {
         if let Some(ahead) = self.ahead {
-            ahead.fetch(self.f, self.panels, line, lines);
+            ahead.fetch(self.f, line, lines);
         }
     }
 }

@@ -3,13 +3,11 @@
 use super::amx::Tiles;
 use super::codes::Codes;
 use super::packed::{Packed, Panel, Weight};
+use super::shapes::{self, Shapes};
 use super::tile::{Ahead, Mode, Rows, Start, Tile};
 use crate::dsl::*;
 use crate::mem::{Mem, Store};
 use crate::x86::abi::Kernel;
-
-/// Shapes of register tiles: `(rows, panels)`, most rows first, ending with one row.
-pub type Shapes = Vec<(u32, u32)>;
 
 /// One covering of `rows x (matrices' panels)`.
 #[derive(Clone)]
@@ -17,6 +15,8 @@ pub struct Gemm<'a> {
     pub f: &'a Fx,
     pub mode: Mode,
     pub shapes: Shapes,
+    /// The same for `FEW_ROWS` or fewer of fp8, decoded in registers: more rows for a line that is decoded, fewer panels.
+    pub few: Shapes,
     /// Panels (of each matrix) that a pass over the rows takes together: their weights stay in L2 from row block to row block.
     pub group: u32,
     /// Whether a pass fetches weights of the next group.
@@ -38,9 +38,17 @@ impl<'a> Gemm<'a> {
     /// A covering for matrices of stored type `weight`, `matrices` of them side by side (gate and up), by the kernel's variant.
     pub fn new(k: &Kernel<'a>, activation: crate::mem::Store, weight: Weight, matrices: u32) -> Self {
         let mode = Mode::of(k.f.caps, activation, weight);
-        let shapes = shapes(k.f.caps, mode, weight, matrices, k.choice("rows", 0), k.choice("panels", 0));
+        let shapes = shapes::tiles(k.f.caps, mode, weight, matrices, k.choice("rows", 0), k.choice("panels", 0));
         let group = k.choice("group", 4).div_ceil(matrices).max(1);
-        Self { f: k.f, mode, shapes, group, prefetch: k.choice("prefetch", 1) == 1, tiles: Tiles::new(k, mode, weight) }
+        Self {
+            f: k.f,
+            mode,
+            shapes,
+            few: shapes::few(matrices),
+            group,
+            prefetch: k.choice("prefetch", 1) == 1,
+            tiles: Tiles::new(k, mode, weight),
+        }
     }
 
     /// Runs `body(matrix, panel, width)` over panels `lo..hi` of a stack of matrices with `panels` panels each, in groups that stay inside a matrix.
@@ -115,7 +123,8 @@ impl<'a> Gemm<'a> {
             return self.blocked(rows, count, part, (BLOCK_BYTES / line).next_multiple_of(128), store);
         }
         let panels = part.each(|m, j| m.panel(panel + u64::from(j)));
-        let next = self.prefetch.then(|| u64::from(width) * matrices[0].panel_bytes());
+        let bytes = u64::from(width) * matrices[0].panel_bytes();
+        let next = self.prefetch.then_some(Next { panels: &panels, bytes });
         let pass = Pass { rows, panels: &panels, width, k, scales: &[], sums: None, next };
         self.pass(&pass, count, &|row, values, here| {
             for (i, j) in here.iter().enumerate() {
@@ -134,51 +143,58 @@ impl<'a> Gemm<'a> {
         let decoded = coded.then(|| f.stack(Ty::vec(Elem::I8, 64), part.decoded_lines()));
         f.range(f.i(0), count, CHUNK_ROWS as i64, |first| {
             let here = (count - first).min(f.i(CHUNK_ROWS));
-            let chunk = rows.starting_at(first);
+            let chunk = Chunk { rows: rows.starting_at(first), count: here, sums };
             f.range(f.i(0), here * vectors, 1, |i| sums.at(i * 16i64).set_lanes(f.zero(V16), 16));
-            let run = |gemm: &Self, panels: &[Panel<'a>], scales: &[Val<'a>], from: Val<'a>, k: u64| {
-                let rows = Rows { mem: chunk.mem.at(from), ..chunk };
-                let sums = Some((sums, 16 * vectors));
-                let pass = Pass { rows, panels, width: part.width, k, scales, sums, next: None };
-                gemm.pass(&pass, here, &|_, _, _| {});
-            };
-            let add = |from: Val<'a>, k: u64| {
-                let panels = part.each(|m, j| m.panel_from(part.panel + u64::from(j), from));
-                let Some(room) = decoded else { return run(self, &panels, &[], from, k) };
-                let scales: Vec<Val<'a>> = panels.iter().map(|p| p.scales.load(F32, 4).splat(16)).collect();
-                // Few rows use a decoded line too seldom to pay for storing it.
-                let few =
-                    Self { shapes: self.shapes.iter().copied().filter(|s| s.0 <= FEW_ROWS).collect(), ..self.clone() };
-                f.branch(
-                    here.le(f.i(u64::from(FEW_ROWS))),
-                    || run(&few, &panels, &scales, from, k),
-                    || run(self, &part.decode(room, from, k), &scales, from, k),
-                );
-            };
-            f.range(f.i(0), f.i(k / block * block), block as i64, |from| add(from, block));
+            f.range(f.i(0), f.i(k / block * block), block as i64, |from| {
+                self.add_block(&chunk, part, from, block, decoded);
+            });
             if k % block != 0 {
-                add(f.i(k / block * block), k % block);
+                self.add_block(&chunk, part, f.i(k / block * block), k % block, decoded);
             }
             part.store(sums, (first, here), &|_, _, sum| sum.get16(16), store);
         });
     }
 
+    /// Adds what `k` columns from `from` on give to a chunk's sums; fp8 with room for decoded panels.
+    fn add_block(&self, chunk: &Chunk<'a>, part: &Part<'a, '_>, from: Val<'a>, k: u64, decoded: Option<Val<'a>>) {
+        let run = |gemm: &Self, pass: Pass<'a, '_>| gemm.pass(&pass, chunk.count, &|_, _, _| {});
+        let rows = Rows { mem: chunk.rows.mem.at(from), ..chunk.rows };
+        let panels = part.each(|m, j| m.panel_from(part.panel + u64::from(j), from));
+        let sums = Some((chunk.sums, 16 * part.vectors()));
+        let pass = Pass { rows, panels: &panels, width: part.width, k, scales: &[], sums, next: None };
+        let Some(room) = decoded else { return run(self, pass) };
+        let scales: Vec<Val<'a>> = panels.iter().map(|p| p.scales.load(F32, 4).splat(16)).collect();
+        let pass = Pass { scales: &scales, ..pass };
+        // Few rows use a decoded line too seldom to pay for storing it.
+        self.f.branch(
+            chunk.count.le(self.f.i(u64::from(FEW_ROWS))),
+            || run(&Self { shapes: self.few.clone(), ..self.clone() }, pass),
+            || {
+                // All passes fetch their part of the next block.
+                let bytes = panels[0].weight.line_bytes() * k / panels[0].weight.line_depth();
+                let next = self.prefetch.then_some(Next { panels: &panels, bytes });
+                run(self, Pass { panels: &part.decode(room, from, k), next, ..pass });
+            },
+        );
+    }
+
     /// One pass over K, or a block of it. With sums they are added to; without, `store` gets the first row, the sums
     /// `[matrix, panel][row]` and which panels of the pass they are.
     fn pass(&self, pass: &Pass<'a, '_>, count: Val<'a>, store: &Store16<'a, '_>) {
-        let (top, weight) = (u64::from(self.shapes[0].0), pass.panels[0].weight);
+        let top = u64::from(self.shapes[0].0);
         let passes = (count + (top - 1)) / top;
-        let ahead = pass.next.map(|bytes| {
-            let (f, line) = (self.f, weight.line_bytes());
+        let ahead = pass.next.map(|Next { panels, bytes }| {
+            let (f, line) = (self.f, panels[0].weight.line_bytes());
             let several = passes.gt(f.i(1));
             let unless_one = |v: Val<'a>| several.select(v, f.i(0));
             (unless_one(f.i(bytes)), unless_one(f.i(line << 16) / passes.max(f.i(1))))
         });
         self.row_blocks(count, |row: Val<'a>, (height, sub): (u32, u32)| {
             let ahead = ahead.map(|(bytes, rate)| Ahead {
+                panels: &[],
                 bytes,
                 rate,
-                lines: row / top * pass.k.div_ceil(weight.line_depth()),
+                lines: row / top * pass.k.div_ceil(pass.panels[0].weight.line_depth()),
             });
             for first in (0..pass.width).step_by(sub as usize) {
                 let here: Vec<u32> = (first..pass.width.min(first + sub)).collect();
@@ -194,13 +210,15 @@ impl<'a> Gemm<'a> {
         row: Val<'a>,
         height: u32,
         here: &[u32],
-        ahead: Option<Ahead<'a>>,
+        ahead: Option<Ahead<'a, '_>>,
         store: &Store16<'a, '_>,
     ) {
         let matrices = pass.panels.len() / pass.width as usize;
         let numbers: Vec<usize> =
             (0..matrices).flat_map(|m| here.iter().map(move |j| m * pass.width as usize + *j as usize)).collect();
         let panels: Vec<Panel<'a>> = numbers.iter().map(|i| pass.panels[*i]).collect();
+        let stored: Vec<Panel<'a>> = pass.next.iter().flat_map(|n| numbers.iter().map(|i| n.panels[*i])).collect();
+        let ahead = ahead.map(|a| Ahead { panels: &stored, ..a });
         let places: Vec<u64> = numbers.iter().map(|i| 16 * *i as u64).collect();
         let scales: Vec<Val<'a>> = numbers.iter().filter_map(|i| pass.scales.get(*i).copied()).collect();
         let start = pass.sums.map(|(mem, stride)| Start {
@@ -313,9 +331,17 @@ impl<'a> Part<'a, '_> {
 /// Bytes from one decoded panel to the next: one line more than it has, or all would start in one cache set.
 const DECODED_BYTES: u64 = 65 * 64;
 /// Rows up to which fp8 is decoded in registers.
-const FEW_ROWS: u32 = 6;
+const FEW_ROWS: u32 = 12;
+
+/// Some rows and their sums on the stack.
+struct Chunk<'a> {
+    rows: Rows<'a>,
+    count: Val<'a>,
+    sums: Mem<'a>,
+}
 
 /// Panels and rows of one pass over K or a block of it.
+#[derive(Clone, Copy)]
 struct Pass<'a, 'b> {
     /// From the block's first column on.
     rows: Rows<'a>,
@@ -327,8 +353,17 @@ struct Pass<'a, 'b> {
     scales: &'b [Val<'a>],
     /// f32 sums to add to, and elements from row to row.
     sums: Option<(Mem<'a>, u64)>,
-    /// Bytes from these panels to the next ones, if they are to be fetched.
-    next: Option<u64>,
+    /// What to fetch meanwhile.
+    next: Option<Next<'a, 'b>>,
+}
+
+/// What comes after a pass.
+#[derive(Clone, Copy)]
+struct Next<'a, 'b> {
+    /// The pass's panels as they are stored.
+    panels: &'b [Panel<'a>],
+    /// Bytes from these to the next ones, or to their next block.
+    bytes: u64,
 }
 
 /// Weights of a pass that may stay whole: half of a small L2.
@@ -337,30 +372,6 @@ const PASS_BYTES: u64 = 512 << 10;
 const BLOCK_BYTES: u64 = 256 << 10;
 /// Rows whose sums lie on the stack: with a block of their columns they leave room for the weights in L2.
 const CHUNK_ROWS: u64 = 96;
-
-/// Register tiles by what the registers hold: 32 of 16 lanes with AVX-512, 16 of 8 with AVX2, 16 of 4 below.
-/// `rows` and `panels` of the variant replace the highest shape.
-fn shapes(caps: Caps, mode: Mode, weight: Weight, matrices: u32, rows: u32, panels: u32) -> Shapes {
-    let per_matrix =
-        |list: &[(u32, u32)]| -> Shapes { list.iter().map(|(r, p)| (*r, p.div_ceil(matrices).max(1))).collect() };
-    let mut list = match (caps.avx512, mode, weight) {
-        (false, Mode::Codes, _) => per_matrix(&[(1, 1)]),
-        // int4 has two sums, of codes and of groups.
-        (true, Mode::Codes, Weight::Int4) | (true, Mode::Wide, Weight::F32) => {
-            per_matrix(&[(6, 2), (4, 2), (2, 4), (1, 4)])
-        }
-        (true, Mode::Dot | Mode::Codes, _) => per_matrix(&[(6, 4), (5, 4), (4, 4), (3, 4), (2, 4), (1, 4)]),
-        (true, Mode::Wide, _) => per_matrix(&[(8, 2), (4, 2), (2, 4), (1, 4)]),
-        (false, _, Weight::F32) if caps.avx2 => per_matrix(&[(2, 1), (1, 1)]),
-        (false, ..) if caps.avx2 => per_matrix(&[(4, 1), (2, 1), (1, 1)]),
-        (false, ..) => per_matrix(&[(2, 1), (1, 1)]),
-    };
-    if rows > 0 {
-        list.retain(|s| s.0 < rows);
-        list.insert(0, (rows, panels.div_ceil(matrices).max(1)));
-    }
-    list
-}
 
 /// Stores 16 columns of a row from `panel` on; the last panel of a matrix with `n` columns may have fewer.
 pub fn store_panel<'a>(f: &'a Fx, n: u64, panel: Val<'a>, each: impl Fn(u32)) {

@@ -21,6 +21,7 @@ mod reduce;
 mod rope;
 mod rope_cache;
 mod route;
+mod shapes;
 mod swiglu;
 mod tile;
 mod walk;

@@ -146,14 +146,11 @@ impl<'a> Packed<'a> {
         // K is padded to 16 lines, so four at a time never leave the panel.
         f.range(f.i(0), f.i(k.div_ceil(2)), 4, |line| {
             let (from, to) = (p.lines.at(line * 32i64), to.at(line * 64i64));
-            // The lines that the next block decodes: too few at a time for the hardware to see a stream.
-            for ahead in [2048, 2048 + 64] {
-                f.prefetch(from.plus(ahead), 3);
-            }
-            let codes = |i: u64| from.plus(32 * i).load(Ty::vec(Elem::I8, 32), 32).zext(Elem::I16);
-            let decoded = [0, 1, 2, 3].map(|i| crate::math::e4m3_to_bf16(codes(i)));
-            for (i, v) in decoded.iter().enumerate() {
-                to.plus(64 * i as u64).store(*v, 64);
+            for i in [0, 2] {
+                let codes = from.plus(32 * i).load(Ty::vec(Elem::I8, 64), 64);
+                for (line, v) in (i..).zip(crate::math::e4m3_to_bf16(codes)) {
+                    to.plus(64 * line).store(v, 64);
+                }
             }
         });
         Panel { lines: to, scales: p.scales, weight: Weight::Bf16 }

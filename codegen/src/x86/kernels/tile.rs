@@ -59,14 +59,16 @@ pub struct Tile<'a, 'b> {
     pub k: u64,
     /// f32 sums to go on from; `None` starts at zero.
     pub start: Option<Start<'a, 'b>>,
-    pub ahead: Option<Ahead<'a>>,
+    pub ahead: Option<Ahead<'a, 'b>>,
 }
 
 /// Weights to fetch while this tile computes: each pass over the rows fetches its part of the next panels, so that memory is
 /// busy during all of them and not only during the first.
 #[derive(Clone, Copy)]
-pub struct Ahead<'a> {
-    /// From a line of this pass's panels to the same line of the next ones; 0 if there is one pass only.
+pub struct Ahead<'a, 'b> {
+    /// The tile's panels as they are stored.
+    pub panels: &'b [Panel<'a>],
+    /// From a line of these panels to the same line of the next ones; 0 if there is one pass only.
     pub bytes: Val<'a>,
     /// Lines that earlier passes went over.
     pub lines: Val<'a>,
@@ -74,11 +76,11 @@ pub struct Ahead<'a> {
     pub rate: Val<'a>,
 }
 
-impl<'a> Ahead<'a> {
+impl<'a> Ahead<'a, '_> {
     /// Fetches what belongs to lines `line .. line + lines` of this pass.
-    pub fn fetch(self, f: &'a Fx, panels: &[Panel<'a>], line: Val<'a>, lines: u64) {
+    pub fn fetch(self, f: &'a Fx, line: Val<'a>, lines: u64) {
         let offset = self.bytes + ((((self.lines + line) * self.rate) >> 16i64) & -64i64);
-        for p in panels {
+        for p in self.panels {
             // There are two passes or more: half of what this one reads is the most that it fetches.
             for at in (0..(p.weight.line_bytes() * lines).div_ceil(2)).step_by(64) {
                 f.prefetch(p.lines.at(offset).plus(at), 2);
@@ -99,6 +101,9 @@ pub struct Start<'a, 'b> {
     /// What the new sums of each panel are multiplied by before they are added; empty for nothing.
     pub scales: &'b [Val<'a>],
 }
+
+/// Bytes of a panel that fp8 lines are fetched ahead.
+const FP8_AHEAD: u64 = 2048;
 
 /// f32 lanes of one panel's 16 columns while they are summed up: one vector, or two with even and odd k side by side.
 type Acc<'a> = Vec<Var<'a>>;
@@ -197,8 +202,11 @@ impl<'a> Tile<'a, '_> {
         let main = pairs / step * step;
         let run = |pair: Val<'a>, n: u64| {
             self.fetch_ahead(pair, n);
-            for i in 0..n {
-                self.step(pair + i, i, true, scales, acc);
+            for i in (0..n).step_by(2) {
+                let two = self.lines(pair + i, scales);
+                for (turn, lines) in (i..n).zip(&two) {
+                    self.step(pair + turn, turn, true, lines, acc);
+                }
             }
         };
         if main > 0 {
@@ -206,7 +214,8 @@ impl<'a> Tile<'a, '_> {
         }
         run(first + main, pairs - main);
         if length % 2 == 1 {
-            self.step(first + pairs, 0, false, scales, acc);
+            let [even, odd] = self.lines(first + pairs / 2 * 2, scales);
+            self.step(first + pairs, 0, false, if pairs % 2 == 0 { &even } else { &odd }, acc);
         }
     }
 
@@ -221,14 +230,13 @@ impl<'a> Tile<'a, '_> {
 
     fn fetch_ahead(&self, pair: Val<'a>, pairs: u64) {
         if let Some(ahead) = self.ahead {
-            ahead.fetch(self.f, self.panels, pair, pairs);
+            ahead.fetch(self.f, pair, pairs);
         }
     }
 
-    /// One pair of K (the first of the two only if not `both`), number `turn` of the loop body.
-    fn step(&self, pair: Val<'a>, turn: u64, both: bool, scales: &[Val<'a>], acc: &[Vec<Acc<'a>>]) {
+    /// One pair of K (the first of the two only if not `both`), number `turn` of the loop body, and the panels' lines of it.
+    fn step(&self, pair: Val<'a>, turn: u64, both: bool, lines: &[Vec<Val<'a>>], acc: &[Vec<Acc<'a>>]) {
         let chain = (turn % u64::from(self.chains())) as u32;
-        let lines: Vec<Vec<Val<'a>>> = (0..self.panels.len()).map(|p| self.line(pair, p, scales)).collect();
         for row in 0..self.count {
             let a = self.activations(pair, row, both);
             for (p, line) in lines.iter().enumerate() {
@@ -237,15 +245,28 @@ impl<'a> Tile<'a, '_> {
         }
     }
 
+    /// The weights of a pair and the next one, of every panel; `pair` is even, and what nobody uses is not computed.
+    fn lines(&self, pair: Val<'a>, scales: &[Val<'a>]) -> [Vec<Vec<Val<'a>>>; 2] {
+        if (self.mode, self.panels[0].weight) != (Mode::Dot, Weight::Fp8) {
+            return [0u64, 1].map(|i| (0..self.panels.len()).map(|p| self.line(pair + i, p, scales)).collect());
+        }
+        let two = |panel: &Panel<'a>| {
+            let at = panel.lines.at(pair * panel.weight.line_bytes());
+            // What the next blocks read: too little at a time for the hardware to see a stream.
+            self.f.prefetch(at.plus(FP8_AHEAD), 3);
+            math::e4m3_to_bf16(at.load(Ty::vec(Elem::I8, 64), 64)).map(|v| vec![v.bitcast(Ty::vec(Elem::Bf16, 32))])
+        };
+        let (even, odd) = self.panels.iter().map(two).map(|[even, odd]| (even, odd)).unzip();
+        [even, odd]
+    }
+
     /// The weights of a pair: `[raw]` for `Dot`, `[low columns, high columns]` for f32, else `[even k, odd k]`.
     fn line(&self, pair: Val<'a>, p: usize, scales: &[Val<'a>]) -> Vec<Val<'a>> {
         let panel = &self.panels[p];
         let at = panel.lines.at(pair * panel.weight.line_bytes());
         let ints = |elem: Elem, lanes: u32, align: u32| at.load(Ty::vec(elem, lanes), align);
         match (self.mode, panel.weight) {
-            (Mode::Dot, Weight::Fp8) => {
-                vec![math::e4m3_to_bf16(ints(Elem::I8, 32, 32).zext(Elem::I16)).bitcast(Ty::vec(Elem::Bf16, 32))]
-            }
+            (Mode::Dot, Weight::Fp8) => unreachable!("decoded two lines at a time"),
             (Mode::Dot, _) => vec![ints(Elem::Bf16, 32, 64)],
             (Mode::Wide, Weight::F32) => vec![at.load(V16, 64), at.plus(64).load(V16, 64)],
             (Mode::Wide, Weight::Bf16) => {
