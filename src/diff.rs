@@ -250,7 +250,7 @@ fn absent(
     other: Option<&ClassCertificate>,
     same_target: bool,
 ) -> String {
-    if subject.disabled.iter().any(|d| d == rule || d == "all") {
+    if subject.fusion.disabled_rules.iter().any(|d| d == rule || d == "all") {
         return "it is disabled".to_owned();
     }
     if own.is_some_and(|c| c.steps.iter().any(|s| s.rule == rule)) {

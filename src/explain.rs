@@ -51,7 +51,10 @@ pub fn explain(subject: &Subject, rule: Option<&str>, bucket: Option<&str>) -> R
         target: subject.target.name.to_owned(),
         basis: "estimate".to_owned(), // until there are tuning records
         numerics: subject.certificate.numerics.name(),
-        gap_nanos: subject.gap_nanos,
+        gap_nanos: subject.fusion.gap_picos.map(|p| p as f64 / 1e3),
+        gap_percent: subject.fusion.gap_percent(),
+        proof: subject.fusion.proof(),
+        memory: subject.fusion.memory.clone(),
         classes: told.classes.iter().map(|c| told.class(c, &all, &buckets)).collect(),
         rules: asked.map(|r| told.rule(r, &all, &buckets)).collect::<Result<_, _>>()?,
     })
@@ -285,7 +288,7 @@ impl Told<'_> {
         if fired == 0 {
             let outcome = why_not(&class.replay, rule, self.subject.certificate.numerics);
             story.distance = outcome.distance();
-            let disabled = self.subject.disabled.iter().any(|d| d == "all" || d == name);
+            let disabled = self.subject.fusion.disabled_rules.iter().any(|d| d == "all" || d == name);
             let told = if disabled && outcome == Outcome::Left {
                 "it applies, and is disabled".to_owned()
             } else {
@@ -321,7 +324,7 @@ impl Told<'_> {
             return Ok(Some([own, with]));
         }
         let options = FuseOptions {
-            disabled: self.subject.disabled.clone(),
+            disabled: self.subject.fusion.disabled_rules.clone(),
             ..FuseOptions::new(self.subject.certificate.numerics)
         };
         let costs = forced(&class.replay.plain, rule.rule.name, self.catalog, bucket, &options)?;

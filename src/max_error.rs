@@ -217,7 +217,8 @@ mod tests {
     fn large_classes_have_small_instances() {
         let req = request("deepseek-v3-config", Numerics::Requantizes, &[]);
         let catalog = BackendCatalog::new(&req.target, &X86);
-        let fused = fuse(build(&open(&req).unwrap(), &req).unwrap(), &req, &catalog).unwrap();
+        let model = open(&req).unwrap();
+        let fused = fuse(&model, build(&model, &req).unwrap(), &req, &catalog).unwrap();
         for (class, report) in fused.certificate.classes.iter().zip(&fused.report.classes) {
             let forms = Forms::of(class, &report.inputs).unwrap();
             let (small, reduced) = forms.smaller(REDUCED_LIMIT).unwrap();

@@ -6,7 +6,9 @@ use crate::pipeline::{Compiled, ModelTensors, Request};
 use crate::report::CompileReport;
 use crate::weights::{Findings, WeightError, stream};
 use deepfuse_artifact::elements::{Element, Elements};
-use deepfuse_artifact::manifest::{FusionInfo, ModelInfo, NumericsInfo, TargetInfo, TokensInfo, section};
+use deepfuse_artifact::manifest::{
+    FusionInfo, GivenUpInfo, MemoryInfo, ModelInfo, NumericsInfo, SlowerInfo, TargetInfo, TokensInfo, section,
+};
 use deepfuse_artifact::plan::Plan;
 use deepfuse_artifact::report::{Report, exit};
 use deepfuse_artifact::weights::WeightDecl;
@@ -14,6 +16,7 @@ use deepfuse_artifact::writer::{About, ArtifactWriter, SECTIONS_RESERVE_BYTES, c
 use deepfuse_frontend::{Activations, Family, Model, read_limited};
 use deepfuse_ir::weights::StoredWeight;
 use deepfuse_ir::{Code, DType, Layout, PAGE_TOKENS, Quant};
+use deepfuse_passes::fuse::FuseReport;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -50,24 +53,36 @@ pub struct Written {
     pub losses: Vec<(String, f64)>,
 }
 
+impl Needs {
+    /// Memory of a session.
+    pub fn memory(&self) -> u64 {
+        self.weights + self.activations + self.cache
+    }
+}
+
 /// Disk and memory that the result takes.
-///
-/// Errors: `memory::limit` if a session would need more than `--memory`, and those of [`check_output`].
-pub fn needs(model: &Model, plan: &Plan, req: &Request) -> Result<Needs, Error> {
+pub fn needs_of(model: &Model, plan: &Plan, req: &Request) -> Needs {
     let weights: u64 = plan.weights.iter().map(|w| w.bytes).sum();
     let context = model.config.context.min(TYPICAL_CONTEXT);
     let pages = context.div_ceil(PAGE_TOKENS);
     let cache = pages * PAGE_TOKENS * plan.states.iter().map(|s| s.row_bytes).sum::<u64>();
     let activations = deepfuse_passes::plan::activation_bytes(plan, TYPICAL_TOKENS, pages, 1, 1);
-    let needs = Needs {
+    Needs {
         disk: if req.shapes_only { 0 } else { weights } + SECTIONS_RESERVE_BYTES,
         weights,
         activations,
         cache,
         context,
-    };
+    }
+}
+
+/// [`needs_of`], checked.
+///
+/// Errors: `memory::limit` if a session would need more than `--memory`, and those of [`check_output`].
+pub fn needs(model: &Model, plan: &Plan, req: &Request) -> Result<Needs, Error> {
+    let needs = needs_of(model, plan, req);
     check_output(&req.out, needs.disk - SECTIONS_RESERVE_BYTES)?;
-    let total = weights + activations + cache;
+    let (total, Needs { weights, activations, cache, .. }) = (needs.memory(), needs);
     match req.memory.filter(|limit| total > *limit) {
         Some(limit) => Err(Report::new(
             "memory::limit",
@@ -78,7 +93,7 @@ pub fn needs(model: &Model, plan: &Plan, req: &Request) -> Result<Needs, Error> 
             format!("at most {limit} bytes"),
             format!("{total} bytes: weights {weights}, activations {activations}, cache {cache}"),
         )
-        .help("raise --memory, or use a smaller model")
+        .help("raise --memory, or use a smaller model; no other forms of its weights are smaller")
         .into()),
         None => Ok(needs),
     }
@@ -247,7 +262,7 @@ fn about(c: &Compiled, req: &Request) -> About {
             },
             calibration: c.calibration.as_ref().map(|c| c.about.clone()),
         },
-        fusion: FusionInfo { disabled_rules: req.disabled_rules.clone(), gap_picos: Some(c.fused.report.gap_picos()) },
+        fusion: fusion_info(&c.fused.report, req),
         tokens: TokensInfo { bos: config.bos, eos: config.eos.clone() },
     }
 }
@@ -263,6 +278,31 @@ pub fn architecture(family: Family) -> &'static str {
 /// Type of the values between operations.
 pub fn activations_name(req: &Request) -> &'static str {
     if req.activations == Activations::F32 { "f32" } else { "bf16" }
+}
+
+/// How the forms of the model were found.
+pub fn fusion_info(report: &FuseReport, req: &Request) -> FusionInfo {
+    FusionInfo {
+        disabled_rules: req.disabled_rules.clone(),
+        gap_picos: Some(report.gap_picos()),
+        total_picos: Some(report.total_picos()),
+        memory: memory_info(report),
+    }
+}
+
+/// What was given up for a limit on memory; none if nothing was.
+fn memory_info(report: &FuseReport) -> Option<MemoryInfo> {
+    let m = report.memory.as_ref().filter(|m| !m.given_up.is_empty())?;
+    let given_up = m.given_up.iter();
+    let given_up = given_up.map(|g| GivenUpInfo { class: g.class, form: g.form.clone(), bytes: g.bytes });
+    let slower = m.slower.iter().map(|(bucket, picos)| SlowerInfo { bucket: bucket.clone(), picos: *picos });
+    Some(MemoryInfo {
+        limit: m.limit,
+        stored: m.stored,
+        wanted: m.wanted,
+        given_up: given_up.collect(),
+        slower: slower.collect(),
+    })
 }
 
 static ANONYMOUS: AtomicU64 = AtomicU64::new(0);

@@ -9,7 +9,7 @@ use deepfuse_artifact::plan::Action;
 use deepfuse_codegen::x86::X86;
 use deepfuse_frontend::{Activations, Model};
 use deepfuse_ir::{Bucket, Graph, KernelSpec, Quant, Target};
-use deepfuse_passes::fuse::{FuseOptions, Fused, Numerics};
+use deepfuse_passes::fuse::{FuseOptions, Fused, Numerics, fuse_within};
 use deepfuse_passes::plan::{Planned, plan};
 use deepfuse_passes::select::{Selection, Weights, select};
 use deepfuse_passes::{QuantReport, Rounding};
@@ -36,7 +36,7 @@ pub struct Request {
     pub shapes_only: bool,
     /// Names of rules that must not fire.
     pub disabled_rules: Vec<String>,
-    /// Upper limit of the memory that a session of the result may need, bytes.
+    /// Upper limit of the memory that a session of the result may need, bytes; forms of weights are given up for it.
     pub memory: Option<u64>,
     /// Threads that emit code and pack weights. The result does not depend on it.
     pub jobs: usize,
@@ -105,11 +105,29 @@ pub fn quantize(graph: Graph, req: &Request) -> Result<(Graph, Option<QuantRepor
     Ok((graph, Some(report)))
 }
 
-/// Fused graphs, one a bucket, with the certificate and the report.
-pub fn fuse(graph: Graph, req: &Request, catalog: &BackendCatalog<'_>) -> Result<Fused, Error> {
+/// Fused graphs, one a bucket, with the certificate and the report. If a session of them would need more than `--memory`, forms of weights
+/// are given up until it does not; if it still does in the smallest forms, [`output::needs`] will refuse it.
+pub fn fuse(model: &Model, graph: Graph, req: &Request, catalog: &BackendCatalog<'_>) -> Result<Fused, Error> {
     let graph = deepfuse_passes::canonicalize(graph)?; // before fuse: rules match canonical forms only
     let options = FuseOptions { disabled: req.disabled_rules.clone(), ..FuseOptions::new(req.numerics) };
-    Ok(deepfuse_passes::fuse::fuse(&graph, catalog, &Bucket::all(), &options)?)
+    fuse_within(&graph, catalog, &Bucket::all(), &options, |fused| stored_limit(fused, model, req, catalog))
+}
+
+/// How many bytes of weights leave room for what else `--memory` must hold; `None`: these forms may stay.
+fn stored_limit(
+    fused: &Fused,
+    model: &Model,
+    req: &Request,
+    catalog: &BackendCatalog<'_>,
+) -> Result<Option<u64>, Error> {
+    let Some(limit) = req.memory else { return Ok(None) };
+    let (calls, weights) = select_all(fused, catalog)?;
+    let plan = plan(&calls, &weights, model.config.vocab as u32)?.plan;
+    let needs = output::needs_of(model, &plan, req);
+    let smallest = fused.report.memory.as_ref().is_some_and(|m| m.stored > m.limit);
+    let left = (needs.weights + limit).saturating_sub(needs.memory());
+    // Other forms need other activations, so that a limit may have to be lowered again.
+    Ok((needs.memory() > limit && !smallest).then_some(left))
 }
 
 /// Calls of kernels, one list a bucket, over one set of stored weights.
@@ -182,7 +200,7 @@ pub fn compile(req: &Request, tell: &mut dyn FnMut(Event<'_>)) -> Result<Compile
         None => None,
     };
     stage("fuse");
-    let fused = fuse(graph, req, &catalog)?; // one e-graph per layer class, one extraction per bucket
+    let fused = fuse(&model, graph, req, &catalog)?; // one e-graph per layer class, one extraction per bucket
     stage("select");
     let (calls, weights) = select_all(&fused, &catalog)?; // ops -> KernelSpec; weights -> WeightExpr
     stage("plan");
@@ -228,3 +246,6 @@ pub fn default_output(checkpoint: &Path) -> PathBuf {
     let name = checkpoint.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
     PathBuf::from(format!("{}.dfz", name.unwrap_or_else(|| "model".into())))
 }
+
+#[cfg(test)]
+mod tests;

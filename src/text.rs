@@ -46,7 +46,7 @@ pub fn at_stop(req: &Request, stop: Stop, bucket: Option<&str>) -> Result<String
         _ => {}
     }
     let catalog = BackendCatalog::new(&req.target, &X86);
-    let fused = pipeline::fuse(graph, req, &catalog)?;
+    let fused = pipeline::fuse(&model, graph, req, &catalog)?;
     let names: Vec<&str> = fused.graphs.iter().map(|(b, _)| b.name.as_str()).collect();
     if let Some(b) = bucket.filter(|b| !names.contains(b)) {
         return Err(Error::usage(format!("there is no bucket `{b}`"), format!("buckets: {}", names.join(", "))));

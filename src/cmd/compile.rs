@@ -7,6 +7,7 @@ use deepfuse::pipeline::Event;
 use deepfuse::text::{Stop, at_stop};
 use deepfuse::{Error, Request, pipeline};
 use deepfuse_artifact::interrupt;
+use deepfuse_artifact::manifest::MemoryInfo;
 use deepfuse_codegen::x86::targets;
 use deepfuse_frontend::{Activations, Model};
 use deepfuse_ir::Quant;
@@ -38,7 +39,8 @@ pub struct Args {
     /// How far fusion may change results; each class includes those before it
     #[arg(long, value_name = "CLASS", default_value = "requantizes")]
     numerics: NumericsArg,
-    /// Fail if running the model takes more memory than this, for example 24GiB
+    /// Most memory that running the model may take, for example 24GiB: forms of weights are given up for it, those first that save least time
+    /// a byte; fail if that is not enough
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<u64>,
     /// Compile from config.json alone: plan and code, but no weights, so that it cannot run
@@ -159,7 +161,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     if json {
         print_object(&compiled, &written, &req, &errors, seconds_compile, total);
     } else {
-        print_summary(&compiled, &written, &req.out, seconds_compile, total, req.shapes_only);
+        print_summary(&compiled, &written, &req, seconds_compile, total);
         print_errors(&errors);
     }
     Ok(())
@@ -246,15 +248,8 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     }
 }
 
-fn print_summary(
-    c: &pipeline::Compiled,
-    w: &Written,
-    out: &std::path::Path,
-    compile: f64,
-    total: f64,
-    shapes_only: bool,
-) {
-    let p = c.model.parameters();
+fn print_summary(c: &pipeline::Compiled, w: &Written, req: &Request, compile: f64, total: f64) {
+    let (p, out, shapes_only) = (c.model.parameters(), &req.out, req.shapes_only);
     say!("{}", out.display());
     say!("  parameters   {} total, {} active a token", human_count(p.total), human_count(p.active));
     say!(
@@ -263,11 +258,12 @@ fn print_summary(
         human_bytes(w.code_bytes),
         c.planned.plan.launches()
     );
-    let gap = match c.fused.report.gap_nanos() {
-        0.0 => "proved to be the cheapest extraction".to_owned(),
-        nanos => format!("within {:.1} us of the cheapest extraction", nanos / 1e3),
-    };
-    say!("  fusion       {} layer classes, {gap}", c.fused.report.classes.len());
+    let fusion = output::fusion_info(&c.fused.report, req);
+    let proof = fusion.proof().unwrap_or_default();
+    say!("  fusion       {} layer classes, {proof} by estimated costs", c.fused.report.classes.len());
+    for line in fusion.memory.iter().flat_map(memory_lines) {
+        say!("  {line}");
+    }
     say!("  plan         {}", human_bytes(w.plan_bytes));
     if shapes_only {
         say!("  weights      none (--shapes-only); packed they would take {}", human_bytes(w.weight_bytes));
@@ -298,6 +294,17 @@ fn print_summary(
     say!("next: {program} {next} {}{prompt}", out.display());
 }
 
+/// What was given up for `--memory`: forms with their bytes, and the time that it costs.
+pub fn memory_lines(m: &MemoryInfo) -> Vec<String> {
+    let saved = human_bytes(m.wanted - m.stored);
+    let mut lines =
+        vec![format!("memory       {saved} less of weights than would be fastest; not stored, for --memory:")];
+    lines.extend(m.given_up.iter().map(|g| format!("  class {}: {}, {}", g.class, g.form, human_bytes(g.bytes))));
+    let slower = m.slower.iter().map(|s| format!("{} {:+.1} us", s.bucket, s.picos as f64 / 1e6));
+    lines.push(format!("  estimated time of a step: {}", slower.collect::<Vec<_>>().join(", ")));
+    lines
+}
+
 fn print_errors(errors: &[ClassError]) {
     for e in errors {
         let of_bucket = |b: &BucketError| format!("{} {:.1e}", b.bucket, b.relative_rms);
@@ -314,6 +321,7 @@ fn print_errors(errors: &[ClassError]) {
 
 fn print_object(c: &pipeline::Compiled, w: &Written, req: &Request, errors: &[ClassError], compile: f64, total: f64) {
     let (p, needs) = (c.model.parameters(), &c.needs);
+    let fusion = output::fusion_info(&c.fused.report, req);
     super::print_json(&serde_json::json!({
         "schema": "deepfuse.compile/1",
         "artifact": req.out.display().to_string(),
@@ -321,8 +329,13 @@ fn print_object(c: &pipeline::Compiled, w: &Written, req: &Request, errors: &[Cl
         "parameters": {"total": p.total, "active": p.active},
         "kernels": c.planned.plan.kernels.len(),
         "launches": c.planned.plan.buckets.iter().map(|b| (b.name.clone(), b.actions.len())).collect::<std::collections::BTreeMap<_, _>>(),
-        "fusion": {"classes": c.fused.report.classes.len(), "gap_nanos": c.fused.report.gap_nanos()},
         "errors": errors,
+        "fusion": {
+            "classes": c.fused.report.classes.len(),
+            "gap_nanos": fusion.gap_picos.map(|p| p as f64 / 1e3),
+            "gap_percent": fusion.gap_percent(),
+            "memory": fusion.memory,
+        },
         "bytes": {"code": w.code_bytes, "plan": w.plan_bytes, "weights": w.weight_bytes},
         "needs": {"disk": needs.disk, "weights": needs.weights, "activations": needs.activations, "cache": needs.cache},
         "seconds": {"compile": compile, "total": total},

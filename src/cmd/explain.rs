@@ -110,10 +110,11 @@ fn everything(told: &Explanation) {
         told.target,
         told.basis
     );
-    match told.gap_nanos {
-        Some(0.0) => say!("extraction: proved to be the cheapest by these costs"),
-        Some(gap) => say!("extraction: within {} of the cheapest by these costs", micros(gap)),
-        None => {}
+    if let Some(proof) = &told.proof {
+        say!("extraction: {proof} by these costs");
+    }
+    for line in told.memory.iter().flat_map(super::compile::memory_lines) {
+        say!("{line}");
     }
     for (i, c) in told.classes.iter().enumerate() {
         class(i, c);

@@ -135,6 +135,12 @@ fn artifact(path: &Path, json: bool) -> Result<(), Error> {
         m.numerics.calibration.as_ref().map_or_else(String::new, |c| format!(" (calibrated on {} tokens)", c.tokens)),
         m.numerics.class
     );
+    if let Some(proof) = m.fusion.proof() {
+        say!("  fusion       {proof} by estimated costs");
+    }
+    for line in m.fusion.memory.iter().flat_map(super::compile::memory_lines) {
+        say!("  {line}");
+    }
     for s in &m.sections {
         let name = s.name.split('_').next().unwrap_or(&s.name); // tokenizer_config is the tokenizer's
         say!("  {name:<12} {}, {}", s.file, human_bytes(s.bytes));

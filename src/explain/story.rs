@@ -1,5 +1,6 @@
 //! What is told, as data.
 
+use deepfuse_artifact::manifest::MemoryInfo;
 use serde::Serialize;
 
 /// Everything; as JSON it is `deepfuse.explain/1`.
@@ -12,6 +13,12 @@ pub struct Explanation {
     pub numerics: &'static str,
     /// What a better extraction could save at most in all regions and buckets, by these costs; 0: there is none. Absent where it is not known.
     pub gap_nanos: Option<f64>,
+    /// That in percent of the estimated time, all buckets together.
+    pub gap_percent: Option<f64>,
+    /// That in words.
+    pub proof: Option<String>,
+    /// What was given up for a limit on memory, if it was in the way.
+    pub memory: Option<MemoryInfo>,
     pub classes: Vec<Class>,
     pub rules: Vec<RuleStory>,
 }

@@ -4,7 +4,7 @@ use crate::catalog::BackendCatalog;
 use crate::error::Error;
 use crate::pipeline::{self, Request};
 use crate::report::CompileReport;
-use deepfuse_artifact::manifest::section;
+use deepfuse_artifact::manifest::{FusionInfo, section};
 use deepfuse_artifact::report::{Report, exit};
 use deepfuse_codegen::x86::{X86, targets};
 use deepfuse_ir::Target;
@@ -20,12 +20,10 @@ pub struct Subject {
     pub title: String,
     /// For people: what it is.
     pub facts: Vec<(&'static str, String)>,
-    /// Rules that were turned off.
-    pub disabled: Vec<String>,
     /// Names of parameters.
     pub report: CompileReport,
-    /// What a better extraction could save at most, nanoseconds, where that is known.
-    pub gap_nanos: Option<f64>,
+    /// Rules that were turned off, how good the result is, what a limit on memory cost.
+    pub fusion: FusionInfo,
 }
 
 impl Subject {
@@ -56,9 +54,8 @@ impl Subject {
                 ("artifact", artifact.digest().to_owned()),
                 ("compiler", artifact.manifest().toolchain.clone()),
             ],
-            disabled: artifact.manifest().fusion.disabled_rules.clone(),
+            fusion: artifact.manifest().fusion.clone(),
             report: report(&artifact),
-            gap_nanos: artifact.manifest().fusion.gap_picos.map(|p| p as f64 / 1e3),
         })
     }
 
@@ -68,13 +65,12 @@ impl Subject {
     pub fn of_checkpoint(req: &Request) -> Result<Self, Error> {
         let model = pipeline::open(req)?;
         let catalog = BackendCatalog::new(&req.target, &X86);
-        let fused = pipeline::fuse(pipeline::build(&model, req)?, req, &catalog)?;
+        let fused = pipeline::fuse(&model, pipeline::build(&model, req)?, req, &catalog)?;
         let path = req.checkpoint.canonicalize().unwrap_or_else(|_| req.checkpoint.clone());
         let named = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(&path) };
         Ok(Self {
-            disabled: req.disabled_rules.clone(),
+            fusion: crate::output::fusion_info(&fused.report, req),
             report: CompileReport::of(&fused),
-            gap_nanos: Some(fused.report.gap_nanos()),
             certificate: fused.certificate,
             target: req.target.clone(),
             title: file_name(named),

@@ -25,7 +25,7 @@ fn costs_are_those_of_the_extraction() {
         let req = request(name, Numerics::Requantizes, &[]);
         let catalog = BackendCatalog::new(&req.target, &X86);
         let model = pipeline::open(&req).unwrap();
-        let fused = pipeline::fuse(pipeline::build(&model, &req).unwrap(), &req, &catalog).unwrap();
+        let fused = pipeline::fuse(&model, pipeline::build(&model, &req).unwrap(), &req, &catalog).unwrap();
         let explained = told(&req);
         for (class, report) in explained.classes.iter().zip(&fused.report.classes) {
             for (story, report) in class.buckets.iter().zip(&report.buckets) {

@@ -1,17 +1,17 @@
 //! Extraction: which node to take for each class, so that the whole costs least. A node that several results need is paid once (DAG cost).
 //!
-//! A greedy solution first. Then reductions remove what no best solution needs (`core`), a lower bound removes more (`bound`), and branch and bound
-//! decides the rest (`exact`), so that the result is the best there is, or is within a known gap of it if the limit of search nodes is reached.
-//! Deterministic; the problem is plain data, independent of the e-graph.
+//! Reductions remove what no best solution needs (`core`). Dynamic programming solves what is left (`frontier`), which it can where there are no
+//! cycles and few decisions depend on each other, as in all layers that we know. Elsewhere a greedy solution (`greedy`) and a lower bound (`bound`)
+//! start branch and bound (`exact`), whose nodes are solved by `frontier` as soon as they can be. The result is the best there is, or is within a
+//! known gap of it if a limit is reached. Deterministic; the problem is plain data, independent of the e-graph.
 
 mod bound;
 mod core;
 mod exact;
+mod frontier;
 mod greedy;
 
-pub use exact::SEARCH_NODE_LIMIT;
-
-use self::core::{Core, Weight, picos, weight};
+use self::core::{Core, Picks, Weight, picos, weight};
 use exact::{Search, positions};
 use std::cmp::Ordering;
 
@@ -107,28 +107,45 @@ pub struct Extraction {
     pub searched: u32,
 }
 
-/// The cheapest choice, or the class of a root that cannot be computed.
-pub fn extract(problem: &Problem) -> Result<Extraction, usize> {
-    extract_within(problem, SEARCH_NODE_LIMIT)
+/// How far a problem is searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows of the tables of dynamic programming; beyond them branch and bound divides the problem.
+    pub rows: usize,
+    /// Nodes of branch and bound after which the best solution so far is taken, with the gap that is left.
+    pub nodes: u32,
 }
 
-/// [`extract`] with another limit of search nodes.
-pub fn extract_within(problem: &Problem, limit: u32) -> Result<Extraction, usize> {
+/// The last layer of V3 takes 10 000 rows.
+pub const LIMITS: Limits = Limits { rows: 1 << 16, nodes: 400 };
+
+/// The cheapest choice, or the class of a root that cannot be computed.
+pub fn extract(problem: &Problem) -> Result<Extraction, usize> {
+    extract_within(problem, LIMITS)
+}
+
+/// [`extract`] with other limits.
+pub fn extract_within(problem: &Problem, limits: Limits) -> Result<Extraction, usize> {
     let mut core = Core::of(problem);
-    if core.reduce().is_none() {
+    let Some(needed) = core.reduce() else {
         let alone = |root: &usize| Core { roots: vec![*root], ..Core::of(problem) }.reduce().is_none();
         return Err(*problem.roots.iter().find(|r| alone(r)).unwrap_or(&problem.roots[0]));
-    }
-    let (upper, picks) = greedy::solution(&core);
-    let mut search = Search::new(limit);
-    let found = search.solve(core.clone(), upper);
-    let picks = found.best.map_or(picks, |(_, better)| positions(&core, &better));
+    };
+    let mut search = Search::new(limits);
+    let (bound, picks) = frontier::solve(&core, &needed, limits.rows).unwrap_or_else(|| searched(&core, &mut search));
     let candidate = |class: usize| Some(core.classes[class].get(picks[class]?)?.candidate);
     let all: Choice = (0..problem.classes.len()).map(candidate).collect();
     let (cost, reached) = evaluate(problem, &all).expect("a solution of the core is one of the problem");
     let choice = all.into_iter().zip(reached).map(|(c, needed)| c.filter(|_| needed)).collect();
-    let gap = picos(cost.weight()).saturating_sub(picos(found.bound));
+    let gap = picos(cost.weight()).saturating_sub(picos(bound));
     Ok(Extraction { choice, cost, gap, searched: search.nodes })
+}
+
+/// What no solution costs less than, and the best solution that branch and bound finds.
+fn searched(core: &Core, search: &mut Search) -> (Weight, Picks) {
+    let (upper, picks) = greedy::solution(core);
+    let found = search.solve(core.clone(), upper);
+    (found.bound, found.best.map_or(picks, |(_, better)| positions(core, &better)))
 }
 
 /// The charge for storing so many bytes of weights, in 1/1000 ns.

@@ -1,14 +1,14 @@
 //! What a form would cost that must use a rule.
 
-use super::extract::{Extraction, extract_within};
+use super::extract::{Extraction, LIMITS, Limits, extract_within};
 use super::region::{Forms, Origin, plain_region};
 use super::saturate::{Saturation, saturate};
 use super::{Cost, FuseError, FuseOptions, enabled_rules};
 use deepfuse_ir::{Bucket, Catalog, Graph};
 use std::time::Duration;
 
-/// Nodes that each search may take: what is told about a rule that lost need not be proved best.
-const NODE_LIMIT: u32 = 1;
+/// What is told about a rule that lost need not be proved best.
+const HASTY: Limits = Limits { nodes: 1, ..LIMITS };
 
 /// The cheapest form of a layer class, and the cheapest one found that has a node of the rule. No other bucket's stored weights are counted
 /// on. `None` if no form was found that has such a node.
@@ -37,12 +37,12 @@ pub fn forced(
         let mut problem = prices.problem.clone();
         let kept = problem.classes[at].iter().zip(priced).filter(|(_, p)| of_rule(p.origin)).map(|(c, _)| c.clone());
         problem.classes[at] = kept.collect();
-        if let Ok(Extraction { choice, cost, .. }) = extract_within(&problem, NODE_LIMIT)
+        if let Ok(Extraction { choice, cost, .. }) = extract_within(&problem, HASTY)
             && choice[at].is_some()
         {
             best = Some(best.map_or(cost, |b| b.min(cost)));
         }
     }
-    let free = extract_within(&prices.problem, NODE_LIMIT).ok().map(|e| e.cost);
+    let free = extract_within(&prices.problem, HASTY).ok().map(|e| e.cost);
     Ok(free.zip(best).map(|(free, with)| [free, with]))
 }

@@ -5,22 +5,15 @@
 //! ```
 //!
 //! If the stored forms are decided, the buckets are independent. So: descent over the buckets from several starts, then branch and bound over the
-//! forms, in whose lower bound every bucket that can read an undecided form pays an equal share of its charge.
+//! forms, in whose lower bound every bucket that can read an undecided form pays an equal share of its charge. Within a limit on the bytes of the
+//! forms, solutions that take more are divided further.
 
-use super::extract::{Extraction, Problem, evaluate, extract_within, stored_forms};
+use super::extract::{Extraction, LIMITS, Limits, Problem, evaluate, extract_within, stored_forms};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Nodes of the search over the forms of two buckets (fewer for more of them) after which the best extraction so far is taken, with the gap that is left.
-pub const FORM_NODE_LIMIT: u32 = 32;
-
-/// Nodes of the searches of all buckets together, and of one of them, after which the best so far is taken, with the gap that is left. Where a
-/// step has one token, rows that want logits can be selected anywhere at nearly the same cost: no bound tells these forms apart soon.
-const NODE_LIMIT: u32 = 200;
-const NODE_LIMIT_EACH: u32 = 20;
-
-/// A gap of one part in so many is close enough: no estimate is that exact.
-const NEAR: u128 = 10_000;
+/// Nodes of the search over the forms after which the best extraction so far is taken, with the gap that is left.
+const FORM_NODE_LIMIT: u32 = 200;
 
 /// One layer class in all buckets.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +22,21 @@ pub struct Joint {
     pub problems: Vec<Problem>,
     /// How much a bucket's time counts, by bucket.
     pub weights: Vec<u64>,
+}
+
+impl Joint {
+    /// Bytes of a form.
+    pub fn bytes(&self, form: usize) -> u64 {
+        self.problems[0].forms[form].bytes
+    }
+
+    /// The same where time does not count.
+    pub fn timeless(&self) -> Self {
+        let mut joint = Self { weights: vec![1; self.problems.len()], ..self.clone() };
+        let classes = joint.problems.iter_mut().flat_map(|p| &mut p.classes);
+        classes.flatten().for_each(|c| c.picos = 0);
+        joint
+    }
 }
 
 /// An extraction for every bucket.
@@ -50,17 +58,43 @@ pub type NoForm = (usize, usize);
 /// The cheapest extraction for all buckets together, at these charges for the forms, in 1/1000 ns; a form with `None` may not be stored.
 pub fn extract_jointly(joint: &Joint, charges: &[Option<u64>]) -> Result<JointExtraction, NoForm> {
     let solver = Solver::of(joint, charges);
-    let mut best = solver.descend()?;
-    let bound = solver.search(&mut best)?;
-    let best = solver.exchange(best);
-    Ok(solver.finished(&best, bound))
+    let start = solver.descend()?;
+    let (best, bound) = solver.search(Some(start), None);
+    Ok(solver.finished(&best.expect("it started with one"), bound))
 }
 
-/// A choice for every bucket with its total.
+/// The cheapest extraction, then at most `more` others, each the cheapest of those whose forms take fewer bytes than the one before; and what no
+/// total of any with still fewer bytes is below, `u128::MAX` if there is none.
+pub fn extract_by_bytes(
+    joint: &Joint,
+    charges: &[Option<u64>],
+    more: usize,
+) -> Result<(Vec<JointExtraction>, u128), NoForm> {
+    let solver = Solver::of(joint, charges);
+    let timeless = joint.timeless();
+    let of_forms: Vec<Option<u64>> = (0..charges.len()).map(|f| charges[f].map(|_| joint.bytes(f))).collect();
+    let sizes = Solver::of(&timeless, &of_forms);
+    let (mut best, mut bound) = solver.search(Some(solver.descend()?), None);
+    let mut all = vec![];
+    while let Some(plan) = best {
+        all.push(solver.finished(&plan, bound));
+        (best, bound) = match plan.bytes.checked_sub(1) {
+            Some(limit) => solver.search(None, Some((limit, &sizes))),
+            None => (None, u128::MAX),
+        };
+        if all.len() > more {
+            break;
+        }
+    }
+    Ok((all, bound))
+}
+
+/// A choice for every bucket with its total and the bytes of its forms.
 #[derive(Clone)]
 struct Plan {
     buckets: Vec<Extraction>,
     total: u128,
+    bytes: u64,
 }
 
 /// What is decided of a form.
@@ -86,7 +120,7 @@ struct Solver<'a> {
     readers: Vec<Vec<usize>>,
     /// Extractions so far.
     known: RefCell<BTreeMap<Question, Result<Extraction, usize>>>,
-    /// Nodes that searches may still take.
+    /// Nodes that branch and bound within the buckets may still take, all together.
     left: Cell<u32>,
 }
 
@@ -97,7 +131,8 @@ impl<'a> Solver<'a> {
         let reads: Vec<BTreeSet<usize>> = joint.problems.iter().map(read).collect();
         let readers = |f: usize| (0..reads.len()).filter(|b| reads[*b].contains(&f)).collect();
         let readers = (0..charges.len()).map(readers).collect();
-        Self { joint, weighted, charges, reads, readers, known: RefCell::default(), left: Cell::new(NODE_LIMIT) }
+        let (known, left) = (RefCell::default(), Cell::new(LIMITS.nodes));
+        Self { joint, weighted, charges, reads, readers, known, left }
     }
 
     fn extract(&self, bucket: usize, charge: impl Fn(usize) -> Option<u64>) -> Result<Extraction, NoForm> {
@@ -109,7 +144,7 @@ impl<'a> Solver<'a> {
         for (f, c) in self.reads[bucket].iter().zip(&key.1) {
             problem.forms[*f].charge = *c;
         }
-        let found = extract_within(&problem, self.left.get().min(NODE_LIMIT_EACH));
+        let found = extract_within(&problem, Limits { nodes: self.left.get(), ..LIMITS });
         self.left.update(|left| left - found.as_ref().map_or(0, |e| e.searched));
         self.known.borrow_mut().insert(key, found.clone());
         found.map_err(|root| (bucket, root))
@@ -124,10 +159,11 @@ impl<'a> Solver<'a> {
     }
 
     fn plan(&self, buckets: Vec<Extraction>) -> Plan {
-        let charges: u128 =
-            self.stored(&buckets).iter().map(|f| u128::from(self.charges[*f].unwrap_or(u64::MAX))).sum();
+        let stored = self.stored(&buckets);
+        let charges: u128 = stored.iter().map(|f| u128::from(self.charges[*f].unwrap_or(u64::MAX))).sum();
         let total = charges + buckets.iter().map(|e| u128::from(e.cost.picos)).sum::<u128>();
-        Plan { buckets, total }
+        let bytes = stored.iter().map(|f| self.joint.bytes(*f)).sum();
+        Plan { buckets, total, bytes }
     }
 
     /// Buckets one after the other, each given the forms of the others, until no one changes; from several starts.
@@ -148,7 +184,7 @@ impl<'a> Solver<'a> {
         };
         let mut best: Option<Plan> = None;
         for start in [in_turn(&forwards)?, in_turn(&backwards)?, alone.clone(), with_all] {
-            let settled = self.settle(self.plan(start))?;
+            let settled = self.settle(self.plan(start), &vec![Form::Open; self.charges.len()])?;
             if best.as_ref().is_none_or(|b| settled.total < b.total) {
                 best = Some(settled);
             }
@@ -156,13 +192,15 @@ impl<'a> Solver<'a> {
         Ok(best.expect("there are four starts"))
     }
 
-    fn settle(&self, mut plan: Plan) -> Result<Plan, NoForm> {
+    /// Buckets in turn are given the forms of the others, without those that are forbidden, until no one changes.
+    fn settle(&self, mut plan: Plan, forms: &[Form]) -> Result<Plan, NoForm> {
+        let charge = |f: usize| if forms[f] == Form::Forbidden { None } else { self.charges[f] };
         loop {
             let before = plan.total;
             for b in 0..plan.buckets.len() {
                 let others: BTreeSet<usize> = self.others(&plan.buckets, b);
                 let mut next = plan.buckets.clone();
-                next[b] = self.extract(b, |f| if others.contains(&f) { Some(0) } else { self.charges[f] })?;
+                next[b] = self.extract(b, |f| if others.contains(&f) { Some(0) } else { charge(f) })?;
                 let next = self.plan(next);
                 if next.total < plan.total {
                     plan = next;
@@ -174,74 +212,50 @@ impl<'a> Solver<'a> {
         }
     }
 
-    /// Gives buckets the choices of others where that is cheaper: searches that ended early may have missed what another one found.
-    fn exchange(&self, mut plan: Plan) -> Plan {
-        let n = plan.buckets.len();
-        loop {
-            let before = plan.total;
-            for (b, a) in (0..n).flat_map(|b| (0..n).map(move |a| (b, a))) {
-                let mut next = plan.buckets.clone();
-                let Some(taken) = self.taken(b, &next[a]) else { continue };
-                next[b] = taken;
-                let next = self.plan(next);
-                if next.total < plan.total {
-                    plan = next;
-                }
-            }
-            if plan.total == before {
-                return plan;
-            }
-        }
-    }
-
-    /// What another bucket's choice is in this one; `None` if it is no solution of it.
-    fn taken(&self, bucket: usize, other: &Extraction) -> Option<Extraction> {
-        let mut problem = self.weighted[bucket].clone();
-        for (form, charge) in problem.forms.iter_mut().zip(self.charges) {
-            form.charge = *charge;
-        }
-        let known = |(c, candidates): (&Option<usize>, &Vec<_>)| c.is_none_or(|c| c < candidates.len());
-        let fits = other.choice.len() == problem.classes.len() && other.choice.iter().zip(&problem.classes).all(known);
-        let (cost, _) = if fits { evaluate(&problem, &other.choice)? } else { return None };
-        Some(Extraction { cost, ..other.clone() })
-    }
-
     /// Forms that buckets other than `bucket` read.
     fn others(&self, buckets: &[Extraction], bucket: usize) -> BTreeSet<usize> {
         let others = buckets.iter().enumerate().filter(|(b, _)| *b != bucket);
         others.flat_map(|(b, e)| self.forms(b, e)).collect()
     }
 
-    /// Branch and bound over the forms, best bound first; improves `best` and returns what no total is below.
-    fn search(&self, best: &mut Plan) -> Result<u128, NoForm> {
+    /// Branch and bound over the forms, best bound first: the best plan, and what no total is below. Plans take at most `limit` bytes, if
+    /// there is one; it comes with the problem in which bytes are the cost.
+    fn search(&self, mut best: Option<Plan>, limit: Option<(u64, &Self)>) -> (Option<Plan>, u128) {
+        let within = |p: &Plan| limit.is_none_or(|(limit, _)| p.bytes <= limit);
         let mut open = vec![self.relax(vec![Form::Open; self.charges.len()])];
+        let least = |best: &Option<Plan>| best.as_ref().map_or(u128::MAX, |b| b.total);
         // Least bound of the nodes that cannot be divided.
         let mut floor = u128::MAX;
         let mut searched = 0;
         while let Some(at) = (0..open.len()).min_by_key(|i| open[*i].bound) {
             let node = open.swap_remove(at);
-            let near = (best.total - node.bound.min(best.total)) * NEAR < best.total;
-            let tired = searched * self.weighted.len() as u32 >= 2 * FORM_NODE_LIMIT || self.left.get() == 0;
-            if node.bound >= best.total || (searched > 0 && near) || tired {
+            if node.bound >= least(&best) || searched >= FORM_NODE_LIMIT {
                 floor = floor.min(node.bound);
                 break;
             }
             searched += 1;
-            let settled = self.settle(self.plan(node.buckets.clone()))?;
-            if settled.total < best.total {
-                *best = settled;
+            let plan = self.plan(node.buckets.clone());
+            let settled = self.settle(plan.clone(), &node.forms).ok();
+            for found in [Some(plan.clone()), settled].into_iter().flatten().filter(|p| within(p)) {
+                if found.total < least(&best) {
+                    best = Some(found);
+                }
             }
-            let Some(form) = self.unpaid(&node) else {
+            let beyond = if within(&plan) { None } else { self.largest_open(&node) };
+            let Some(form) = beyond.or_else(|| self.unpaid(&node)) else {
                 floor = floor.min(node.bound);
                 continue;
             };
             for decision in [Form::Stored, Form::Forbidden] {
                 let mut forms = node.forms.clone();
                 forms[form] = decision;
-                open.push(self.relax(forms));
+                if limit.is_none_or(|(limit, sizes)| sizes.relax(forms.clone()).bound <= u128::from(limit)) {
+                    open.push(self.relax(forms));
+                }
             }
         }
-        Ok(floor.min(best.total))
+        let bound = floor.min(least(&best));
+        (best, bound)
     }
 
     /// Lower bound where some forms are decided: those that can read an open form pay equal shares of it. Infinite if some bucket has no form.
@@ -276,6 +290,12 @@ impl<'a> Solver<'a> {
         };
         let open = (0..node.forms.len()).filter(|f| node.forms[*f] == Form::Open);
         open.filter_map(missing).max().map(|(_, f)| f.0)
+    }
+
+    /// The open form of most bytes that is read.
+    fn largest_open(&self, node: &Node) -> Option<usize> {
+        let open = self.stored(&node.buckets).into_iter().filter(|f| node.forms[*f] == Form::Open);
+        open.max_by_key(|f| (self.joint.bytes(*f), std::cmp::Reverse(*f)))
     }
 
     /// Times without weights, charges for what no other bucket reads.
@@ -313,4 +333,4 @@ fn scaled(problem: &Problem, weight: u64) -> Problem {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::fuse) mod tests;

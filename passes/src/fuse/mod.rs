@@ -1,12 +1,14 @@
 //! Fusion by search: one e-graph for each layer class, rewrites to saturation, one extraction for each bucket by the catalog's costs.
 
 mod analysis;
+mod budget;
 pub mod certificate;
 pub(crate) mod classes;
 mod extract;
 mod forced;
 mod joint;
 pub(crate) mod language;
+mod prepared;
 mod region;
 mod report;
 pub mod rules;
@@ -19,17 +21,15 @@ pub(crate) mod words;
 pub use certificate::{Certificate, CertificateError, ClassCertificate, Direction, Step, Term};
 pub use extract::{Cost, stored_charge_nanos};
 pub use forced::forced;
-pub use report::{BucketReport, ClassReport, Form, FuseReport};
+pub use report::{BucketReport, ClassReport, Form, FuseReport, GivenUp, MemoryReport};
 pub use saturate::{ITERATION_LIMIT, NODE_LIMIT, RuleStats, Stop};
 pub use sentences::sentence;
 pub use words::attr_text;
 
 use deepfuse_ir::verify::{VerifyErrors, verify};
 use deepfuse_ir::{Bucket, Catalog, Graph};
-use joint::extract_jointly;
-use region::FusedRegion;
+use prepared::Prepared;
 use saturate::{CompiledRule, compiled};
-use space::Space;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -148,38 +148,28 @@ pub fn fuse_timed(
     options: &FuseOptions,
     clock: &dyn Fn() -> Duration,
 ) -> Result<Fused, FuseError> {
-    checked("fuse (input)", graph)?;
-    let rules = enabled_rules(options)?;
     let classes = classes::classes(graph);
-    let mut spaces = vec![];
-    for class in &classes {
-        let space = Space::of(class, &rules, catalog, buckets, options, clock);
-        spaces.push(space.map_err(|e| e.in_region(&class.graph))?);
+    Prepared::of(graph, &classes, catalog, buckets, options, clock)?.fused(None)
+}
+
+/// [`fuse`], again with as many bytes of stored weights at most as `limit` wants after seeing a result, until it wants nothing else. Where not even
+/// the smallest forms fit, these are taken, and the report says so.
+///
+/// Errors: those of [`fuse`] and of `limit`.
+pub fn fuse_within<E: From<FuseError>>(
+    graph: &Graph,
+    catalog: &dyn Catalog,
+    buckets: &[Bucket],
+    options: &FuseOptions,
+    mut limit: impl FnMut(&Fused) -> Result<Option<u64>, E>,
+) -> Result<Fused, E> {
+    let classes = classes::classes(graph);
+    let prepared = Prepared::of(graph, &classes, catalog, buckets, options, &|| Duration::ZERO)?;
+    let mut fused = prepared.fused(None)?;
+    while let Some(bytes) = limit(&fused)? {
+        fused = prepared.fused(Some(bytes))?;
     }
-    let decided = spaces.iter().map(|s| extract_jointly(&s.joint(options), &s.charges()).map_err(|at| s.no_kernel(at)));
-    let decided = decided.collect::<Result<Vec<_>, _>>()?;
-    let mut report = FuseReport { numerics: options.numerics, classes: vec![] };
-    let mut certificate = Certificate { numerics: options.numerics, classes: vec![] };
-    // By bucket, then by class.
-    let mut forms: Vec<Vec<FusedRegion>> = vec![vec![]; buckets.len()];
-    for ((space, class), decided) in spaces.into_iter().zip(&classes).zip(&decided) {
-        let mut done = space.fused(&rules, decided).map_err(|e| e.in_region(&class.graph))?;
-        done.report.inputs = class.input_names(graph);
-        for (of_bucket, form) in forms.iter_mut().zip(done.forms) {
-            of_bucket.push(form);
-        }
-        report.classes.push(done.report);
-        certificate.classes.push(done.certificate);
-    }
-    let names = |c: &ClassCertificate| c.steps.iter().map(|s| s.rule.clone()).collect::<Vec<_>>();
-    let names: Vec<Vec<String>> = certificate.classes.iter().map(names).collect();
-    let mut graphs = vec![];
-    for (bucket, forms) in buckets.iter().zip(&forms) {
-        let fused = splice::splice(graph, &classes, forms, &names);
-        checked("fuse", &fused)?;
-        graphs.push((bucket.clone(), fused));
-    }
-    Ok(Fused { plain: graph.clone(), graphs, certificate, report })
+    Ok(fused)
 }
 
 pub fn checked(stop: &'static str, graph: &Graph) -> Result<(), FuseError> {

@@ -212,6 +212,19 @@ impl Prices {
         self.priced.iter().zip(choice).filter(|(priced, c)| c.is_some_and(|c| priced[c].kernel)).count()
     }
 
+    /// A value that depends on weights alone as text, the parameters of the region by `name`.
+    pub fn expression(&self, id: Id, name: &dyn Fn(u32) -> String) -> String {
+        let priced = self.index.get(&id).and_then(|class| self.priced[*class].first());
+        match priced.map(|p| &p.enode) {
+            Some(Enode::Input(i)) => name(*i),
+            Some(e @ Enode::Op(op, _)) => {
+                let operands: Vec<String> = e.operands().iter().map(|id| self.expression(*id, name)).collect();
+                format!("{}({})", op.name(), operands.join(", "))
+            }
+            Some(Enode::Proj(_) | Enode::Attr(_)) | None => "?".to_owned(),
+        }
+    }
+
     /// Enters the forms, all at the usual charge.
     pub fn charge(&mut self, forms: &Forms) {
         let form = |bytes: &u64| Form { bytes: *bytes, charge: Some(stored_charge(*bytes)) };

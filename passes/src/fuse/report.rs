@@ -51,6 +51,36 @@ pub struct ClassReport {
 pub struct FuseReport {
     pub numerics: Numerics,
     pub classes: Vec<ClassReport>,
+    /// Time of all regions and buckets and the charges for stored weights, in 1/1000 ns: what the extraction makes small.
+    pub total: u128,
+    /// By how much it could be lower at most; 0: proved best.
+    pub gap: u128,
+    /// Present if there was such a limit.
+    pub memory: Option<MemoryReport>,
+}
+
+/// What a limit on stored weights costs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryReport {
+    /// Bytes.
+    pub limit: u64,
+    /// Bytes of all stored weights, and what they would take without the limit.
+    pub stored: u64,
+    pub wanted: u64,
+    pub given_up: Vec<GivenUp>,
+    /// By bucket, the time that a step takes longer for it, all regions together, in 1/1000 ns.
+    pub slower: Vec<(String, i64)>,
+}
+
+/// A form of a weight that is stored without a limit, and not within it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Layer class.
+    pub class: usize,
+    /// By the tensors of the class's first region: `head_rows(model.layers.0.self_attn.kv_b_proj.weight)`.
+    pub form: String,
+    /// In all regions.
+    pub bytes: u64,
 }
 
 impl FuseReport {
@@ -70,8 +100,12 @@ impl FuseReport {
 
     /// What a better extraction could save at most, over all regions and buckets, in 1/1000 ns; 0: this one is proved best.
     pub fn gap_picos(&self) -> u64 {
-        let sum = self.classes.iter().map(|c| c.regions.len() as u128 * c.gap).sum::<u128>();
-        u64::try_from(sum).unwrap_or(u64::MAX)
+        u64::try_from(self.gap).unwrap_or(u64::MAX)
+    }
+
+    /// [`FuseReport::total`], in 1/1000 ns.
+    pub fn total_picos(&self) -> u64 {
+        u64::try_from(self.total).unwrap_or(u64::MAX)
     }
 
     /// [`FuseReport::gap_picos`] in nanoseconds.
@@ -115,6 +149,15 @@ impl fmt::Display for FuseReport {
                     .plain
                     .map_or("no plain form".to_owned(), |p| format!("{} kernels {:.1} us", p.kernels, micros(p.cost)));
                 writeln!(f, "  {}: {plain} -> {} kernels {:.1} us", b.bucket, b.fused.kernels, micros(b.fused.cost))?;
+            }
+        }
+        if let Some(m) = &self.memory {
+            writeln!(f, "weights: {} bytes of {} wanted, limit {}", m.stored, m.wanted, m.limit)?;
+            for g in &m.given_up {
+                writeln!(f, "  class {}: {} given up, {} bytes", g.class, g.form, g.bytes)?;
+            }
+            for (bucket, picos) in &m.slower {
+                writeln!(f, "  {bucket}: {:.1} us slower", *picos as f64 / 1e6)?;
             }
         }
         writeln!(f, "rule: applied / matches (refused, beyond {})", self.numerics.name())?;

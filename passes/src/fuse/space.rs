@@ -1,15 +1,17 @@
 //! A layer class with all its forms: the saturated e-graph and what everything costs in every bucket.
 
-use super::certificate::ClassCertificate;
+use super::budget::Group;
+use super::certificate::{ClassCertificate, Step};
 use super::classes::LayerClass;
-use super::extract::{self, Extraction, stored_charge};
+use super::extract::{self, Extraction};
 use super::joint::{Joint, JointExtraction};
 use super::language::Enode;
 use super::region::{Forms, FusedRegion, Origin, PlainRegion, Prices, fused_region, plain_region};
 use super::report::{BucketReport, ClassReport, Form};
 use super::saturate::{CompiledRule, Fired, RuleStats, Saturation, Stop, saturate};
 use super::{FuseError, FuseOptions, checked};
-use deepfuse_ir::{Bucket, Catalog};
+use deepfuse_ir::weights::WeightExpr;
+use deepfuse_ir::{Bucket, Catalog, Graph};
 use egg::Language;
 use indexmap::IndexMap;
 use std::time::Duration;
@@ -60,17 +62,13 @@ impl<'a> Space<'a> {
     }
 
     /// The extraction problem of all buckets.
-    pub fn joint(&self, options: &FuseOptions) -> Joint {
+    pub fn group(&self, options: &FuseOptions) -> Group {
         let weight = |at: usize| options.weights.get(at).copied().unwrap_or(1);
-        Joint {
+        let joint = Joint {
             problems: self.prices.iter().map(|p| p.problem.clone()).collect(),
             weights: (0..self.prices.len()).map(weight).collect(),
-        }
-    }
-
-    /// The usual charges of the forms.
-    pub fn charges(&self) -> Vec<Option<u64>> {
-        self.forms.values().map(|bytes| Some(stored_charge(*bytes))).collect()
+        };
+        Group { joint, regions: self.class.regions.len() as u64 }
     }
 
     /// No kernel computes this root in this bucket.
@@ -81,10 +79,21 @@ impl<'a> Space<'a> {
         FuseError::NoKernel { value, bucket: self.buckets[bucket].name.clone(), region: graph.to_string() }
     }
 
+    /// What a form is, by the tensors of the class's first region: `head_rows(model.layers.0.self_attn.kv_b_proj.weight)`.
+    pub fn form_name(&self, form: usize, graph: &Graph) -> String {
+        let name = |i: u32| {
+            let value = self.class.regions[0].inputs[i as usize];
+            WeightExpr::of(graph, value).map_or_else(|| format!("value.{i}"), |e| crate::stored::describe(&e))
+        };
+        let id = self.forms.get_index(form).map(|((id, _), _)| *id);
+        id.map_or_else(String::new, |id| self.prices[0].expression(id, &name))
+    }
+
     /// The fused regions of all buckets, with their report and proof.
-    pub fn fused(mut self, rules: &[CompiledRule], done: &JointExtraction) -> Result<FusedClass, FuseError> {
+    pub fn fused(&self, rules: &[CompiledRule], done: &JointExtraction) -> Result<FusedClass, FuseError> {
         let regions: Vec<usize> = self.class.regions.iter().map(|r| r.index).collect();
         let mut report = self.report(regions.clone(), rules, done);
+        let mut steps: Vec<Step> = self.fired.iter().map(|f| f.step.clone()).collect();
         let (mut forms, mut texts) = (vec![], IndexMap::new());
         for (at, Extraction { choice, cost, gap, .. }) in done.buckets.iter().enumerate() {
             let form = fused_region(&self.region.egraph, &self.class.graph, &self.prices[at], choice)?;
@@ -92,14 +101,14 @@ impl<'a> Space<'a> {
             let bucket = &self.buckets[at].name;
             let fused = Form { cost: *cost, kernels: form.kernels };
             report.buckets.push(BucketReport { bucket: bucket.clone(), plain: self.plain[at], fused, gap: *gap });
-            self.mark_used(&form, bucket);
+            self.mark_used(&mut steps, &form, bucket);
             texts.insert(bucket.clone(), form.graph.to_string().trim_end().to_owned());
             forms.push(form);
         }
         let certificate = ClassCertificate {
             regions,
             plain: self.class.graph.to_string().trim_end().to_owned(),
-            steps: self.fired.into_iter().map(|f| f.step).collect(),
+            steps,
             fused: texts,
         };
         Ok(FusedClass { forms, report, certificate })
@@ -122,14 +131,14 @@ impl<'a> Space<'a> {
     }
 
     /// Marks the steps that a form rests on: those that added its nodes, and those that added what these steps matched.
-    fn mark_used(&mut self, form: &FusedRegion, bucket: &str) {
+    fn mark_used(&self, steps: &mut [Step], form: &FusedRegion, bucket: &str) {
         let step = |o: &Origin| if let Origin::Step(s) = o { Some(*s) } else { None };
         let mut open: Vec<usize> = form.origins.iter().filter_map(step).collect();
         while let Some(at) = open.pop() {
-            if self.fired[at].step.used.iter().any(|b| b == bucket) {
+            if steps[at].used.iter().any(|b| b == bucket) {
                 continue;
             }
-            self.fired[at].step.used.push(bucket.to_owned());
+            steps[at].used.push(bucket.to_owned());
             let egraph = &self.region.egraph;
             let matched = self.fired[at].matched.iter().map(|e| e.clone().map_children(|c| egraph.find(c)));
             open.extend(matched.filter_map(|e| self.origins.get(&e).and_then(step)).filter(|s| *s < at));

@@ -114,6 +114,60 @@ pub struct FusionInfo {
     pub disabled_rules: Vec<String>,
     /// What a better extraction could save at most, over all buckets and layers, in 1/1000 ns of estimated time; 0: there is none.
     pub gap_picos: Option<u64>,
+    /// What that is a part of: the estimated time of a step in every bucket, and charges for stored weights, in 1/1000 ns.
+    #[serde(default)]
+    pub total_picos: Option<u64>,
+    /// What a limit on memory cost, if it was in the way.
+    #[serde(default)]
+    pub memory: Option<MemoryInfo>,
+}
+
+impl FusionInfo {
+    /// How far the forms may be from the cheapest, in words: `proved to be the cheapest`, `within 12.0 us (0.003 %) of the cheapest`.
+    pub fn proof(&self) -> Option<String> {
+        let gap = self.gap_picos? as f64;
+        if gap == 0.0 {
+            return Some("proved to be the cheapest".to_owned());
+        }
+        let part = self.gap_percent().map_or(String::new(), |p| format!(" ({p:.3} %)"));
+        Some(format!("within {:.1} us{part} of the cheapest", gap / 1e6))
+    }
+
+    /// [`FusionInfo::gap_picos`] in percent of the total.
+    pub fn gap_percent(&self) -> Option<f64> {
+        let total = self.total_picos.filter(|t| *t > 0)?;
+        Some(100.0 * self.gap_picos? as f64 / total as f64)
+    }
+}
+
+/// Forms of weights that were given up for a limit on memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryInfo {
+    /// Bytes that were left for weights, that the stored ones take, and that they would take without the limit.
+    pub limit: u64,
+    pub stored: u64,
+    pub wanted: u64,
+    pub given_up: Vec<GivenUpInfo>,
+    pub slower: Vec<SlowerInfo>,
+}
+
+/// A form that would be stored without the limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUpInfo {
+    /// Layer class.
+    pub class: usize,
+    /// By the tensors of the first layer of the class.
+    pub form: String,
+    /// In all layers of the class.
+    pub bytes: u64,
+}
+
+/// What the limit costs in one bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlowerInfo {
+    pub bucket: String,
+    /// Of a step, in 1/1000 ns of estimated time.
+    pub picos: i64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,11 +1,9 @@
-//! Branch and bound over the candidates that reductions leave.
+//! Branch and bound over the candidates that reductions leave, until what is left can be solved by `frontier`.
 
 use super::bound::{Relaxed, relax};
 use super::core::{Core, Picks, Weight};
+use super::{Limits, frontier};
 use std::collections::HashMap;
-
-/// Nodes of the search tree after which the best solution so far is taken, with the gap that is left.
-pub const SEARCH_NODE_LIMIT: u32 = 4_000;
 
 /// What a search knows.
 #[derive(Clone, Debug)]
@@ -20,7 +18,7 @@ pub struct Found {
 #[derive(Debug)]
 pub struct Search {
     pub nodes: u32,
-    pub limit: u32,
+    limits: Limits,
     known: HashMap<Core, Known>,
 }
 
@@ -32,8 +30,8 @@ struct Known {
 }
 
 impl Search {
-    pub fn new(limit: u32) -> Self {
-        Self { nodes: 0, limit, known: HashMap::new() }
+    pub fn new(limits: Limits) -> Self {
+        Self { nodes: 0, limits, known: HashMap::new() }
     }
 
     /// The best solution cheaper than `upper`.
@@ -49,11 +47,15 @@ impl Search {
         if relaxed.value >= found.bound {
             return found;
         }
-        if self.nodes >= self.limit {
+        if self.nodes >= self.limits.nodes {
             found.bound = relaxed.value;
             return found;
         }
         self.nodes += 1;
+        if let Some((_, picks)) = frontier::solve(&core, &needed, self.limits.rows) {
+            found.offer(&core, &picks);
+            return found;
+        }
         match self.by_parts(&core, &needed, &relaxed, found.bound) {
             Some(parts) => found.merge(parts),
             None => self.branch(&core, &needed, &relaxed, &mut found),
@@ -76,7 +78,7 @@ impl Search {
             }
         }
         let found = self.solve(part.clone(), upper);
-        if self.nodes < self.limit {
+        if self.nodes < self.limits.nodes {
             self.known.insert(part, Known { found: found.clone(), upper });
         }
         found

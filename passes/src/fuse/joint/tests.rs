@@ -1,13 +1,12 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::fuse::extract::extract;
-use crate::fuse::extract::{Candidate, Form as Stored};
+use crate::fuse::extract::{Candidate, Form as Stored, extract};
 use crate::fuse::tests::Random;
 use proptest::prelude::*;
 
 /// Buckets over one structure with their own times, up to four forms, some of which may not be stored. A way without forms is always there.
-fn random(seed: u64) -> (Joint, Vec<Option<u64>>) {
+pub(in crate::fuse) fn random(seed: u64) -> (Joint, Vec<Option<u64>>) {
     let mut r = Random(seed);
     let (n, buckets, forms) = (2 + r.below(5) as usize, 1 + r.below(4), 1 + r.below(4) as usize);
     let charges: Vec<Option<u64>> = (0..forms).map(|_| (r.below(8) > 0).then_some(r.below(6) * 4)).collect();
