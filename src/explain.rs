@@ -7,7 +7,7 @@ use crate::catalog::BackendCatalog;
 use crate::error::Error;
 use deepfuse_artifact::report::{Report, exit};
 use deepfuse_codegen::x86::X86;
-use deepfuse_ir::{Answer, Bucket, Call, Catalog, Graph, Layout, Op, Operand};
+use deepfuse_ir::{Answer, Bucket, Call, Catalog, Graph, Layout, Op, Operand, Symbol};
 use deepfuse_passes::check::pattern::{ReadRule, read_rules};
 use deepfuse_passes::check::{CheckError, Replay};
 use deepfuse_passes::fuse::{ClassCertificate, Direction, FuseOptions, forced, stored_charge_nanos};
@@ -143,6 +143,8 @@ struct Priced {
     /// Index of the node, kernel.
     kernels: Vec<(usize, Kernel)>,
     nanos: f64,
+    /// In a step of the bucket's typical sizes.
+    bytes: f64,
     /// An operation that the target has no kernel for.
     missing: bool,
     /// Weights that kernels read: class of equal terms, layout, bytes.
@@ -190,6 +192,7 @@ impl Told<'_> {
                     };
                     priced.kernels.push((at, kernel));
                     priced.nanos += nanos;
+                    priced.bytes += deepfuse_ir::cost::spec_work(&spec, &bucket.typical).bytes;
                     for (v, o) in n.operands.iter().zip(&spec.inputs).filter(|(_, o)| o.constant) {
                         let bytes = o.tensor().map_or(0, |t| stored_bytes(t, &o.layout));
                         let stored_as =
@@ -224,6 +227,7 @@ impl Told<'_> {
                 attention: attention.map(Op::name).collect(),
                 kernels: priced.kernels.len(),
                 nanos: (!priced.missing).then_some(priced.nanos),
+                bytes_per_token: priced.bytes / bucket.typical.get(Symbol::T).max(1) as f64,
                 charge_nanos: stored_charge_nanos(anew),
             };
             (form, priced)

@@ -1,6 +1,7 @@
 //! Times the kernels of DeepSeek-V2-Lite on this machine: `cargo run --release -p deepfuse-codegen --example kernels [filter] [threads]`.
 //!
-//! Prints microseconds, GFLOP/s and GB/s of the fastest of many launches. Weights are spread over more memory than the caches
+//! Prints microseconds, GFLOP/s and GB/s of the fastest of many launches, and what the cost model estimates for these sizes; at the end how
+//! well it orders the kernels (Spearman's rank correlation) and where it is furthest off. With one thread the estimate is that of one core. Weights are spread over more memory than the caches
 //! hold, so a decode step reads them from memory as a model does.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -218,7 +219,55 @@ fn time(bench: &Bench, workers: usize, launches: usize) -> f64 {
     })
 }
 
-fn measure(shape: &Shape, target: &Target, tokens: u64, workers: usize, all: bool) {
+/// What was measured and estimated, in nanoseconds.
+struct Compared {
+    name: String,
+    measured: f64,
+    estimated: f64,
+}
+
+/// The target as one of its cores: the estimate of a kernel that one thread runs.
+fn cores(target: &Target, workers: usize) -> Target {
+    let part = workers as f64 / f64::from(target.units);
+    Target {
+        units: workers as u32,
+        bandwidth: target.bandwidth * part.clamp(ONE_CORE_BANDWIDTH, 1.0),
+        flops_f32: target.flops_f32 * part,
+        flops_bf16: target.flops_bf16 * part,
+        flops_int8: target.flops_int8 * part,
+        ..target.clone()
+    }
+}
+
+/// Part of the machine's read bandwidth that one core reaches, as measured on Zen 4.
+const ONE_CORE_BANDWIDTH: f64 = 0.75;
+
+/// Spearman's rank correlation of measured and estimated times, and the kernel that is furthest off.
+fn summary(all: &[Compared]) {
+    let ranks = |of: &dyn Fn(&Compared) -> f64| -> Vec<f64> {
+        let below = |x: f64| all.iter().filter(|c| of(c) < x).count() as f64;
+        let equal = |x: f64| all.iter().filter(|c| of(c).total_cmp(&x).is_eq()).count() as f64;
+        all.iter().map(|c| below(of(c)) + (equal(of(c)) - 1.0) / 2.0).collect()
+    };
+    let (m, e) = (ranks(&|c| c.measured), ranks(&|c| c.estimated));
+    let middle = (all.len() as f64 - 1.0) / 2.0;
+    let products = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - middle) * (b - middle)).sum::<f64>();
+    let correlation = products(&m, &e) / (products(&m, &m) * products(&e, &e)).sqrt();
+    let off = |c: &Compared| (c.estimated / c.measured).max(c.measured / c.estimated);
+    let mut sorted: Vec<&Compared> = all.iter().collect();
+    sorted.sort_by(|a, b| off(b).total_cmp(&off(a)));
+    let Some(worst) = sorted.first() else { return };
+    let beyond = sorted.iter().filter(|c| off(c) > 2.0).count();
+    println!(
+        "{} kernels: rank correlation {correlation:.3}; estimate / measured worst {:.2} ({}), median off by {:.2}; {beyond} off by more than 2",
+        all.len(),
+        worst.estimated / worst.measured,
+        worst.name,
+        off(sorted[sorted.len() / 2])
+    );
+}
+
+fn measure(shape: &Shape, target: &Target, tokens: u64, workers: usize, all: bool, compared: &mut Vec<Compared>) {
     let pages = if shape.name.starts_with("mla") { (4096 + tokens).div_ceil(64) } else { tokens.div_ceil(64) };
     let sizes = Sizes([tokens, 1, pages, tokens, 0]);
     let types: Vec<&Type> = shape.operands.iter().map(|o| &o.ty).collect();
@@ -253,11 +302,16 @@ fn measure(shape: &Shape, target: &Target, tokens: u64, workers: usize, all: boo
         let launches = ((2e9 / (work.operations / 100.0 + work.bytes / 10.0)) as usize).clamp(5, 2000);
         let nanos = time(&bench, workers, launches);
         let (gflops, gbs) = (work.operations / nanos, work.bytes / nanos);
+        let here = KernelSpec { bucket: Bucket { typical: sizes, ..spec.bucket.clone() }, ..(*spec).clone() };
+        let estimated = X86.estimate(&here, variant, &cores(target, workers));
         println!(
-            "{:16} T={tokens:<4} {:10.1} us {gflops:8.1} GFLOP/s {gbs:7.1} GB/s  {variant}",
+            "{:16} T={tokens:<4} {:10.1} us {gflops:8.1} GFLOP/s {gbs:7.1} GB/s  estimate {:10.1} us, {:5.2}  {variant}",
             shape.name,
-            nanos / 1e3
+            nanos / 1e3,
+            estimated / 1e3,
+            estimated / nanos
         );
+        compared.push(Compared { name: format!("{} T={tokens}", shape.name), measured: nanos, estimated });
     }
 }
 
@@ -270,12 +324,14 @@ fn main() {
     let all = pick(4, "") == "all";
     let target = targets::native();
     println!("{}, {workers} threads, {} weights", target.name, pick(3, "bf16"));
+    let mut compared = vec![];
     for shape in shapes(dtype).iter().filter(|s| s.name.contains(&filter)) {
         for t in &tokens {
             if shape.name == "lm_head" && *t > 32 {
                 continue;
             }
-            measure(shape, &target, *t, workers, all);
+            measure(shape, &target, *t, workers, all, &mut compared);
         }
     }
+    summary(&compared);
 }

@@ -1,8 +1,11 @@
 //! `deepfuse explain`: what became of every layer, what decided it, and why other rules did not fire.
 
-use deepfuse::explain::{BucketStory, Class, Explanation, Form, Lost, RuleInClass, RuleStory, Subject, explain, html};
+use deepfuse::explain::{
+    BucketStory, Class, Explanation, Form, Lost, RuleInClass, RuleStory, Subject, classes, explain, html,
+};
 use deepfuse::{Error, Request};
 use deepfuse_codegen::x86::targets;
+use deepfuse_ir::Bucket;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -15,6 +18,9 @@ pub struct Args {
     /// Write one page that needs no network: graphs before and after, the steps of every fusion, costs
     #[arg(long, value_name = "FILE.html", conflicts_with_all = ["rule", "bucket"])]
     html: Option<PathBuf>,
+    /// Print a table alone: kernels, bytes a token and time of every layer class in every bucket, before and after fusion
+    #[arg(long, conflicts_with_all = ["rule", "html"])]
+    table: bool,
     /// Bucket to tell of: such as decode-1 or prefill-512 [default: all]
     #[arg(long, value_name = "B")]
     bucket: Option<String>,
@@ -44,6 +50,9 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     if let Some(path) = &args.html {
         return page(&subject, path, json);
     }
+    if args.table {
+        return table(&classes(&subject)?, args.bucket.as_deref(), json);
+    }
     let told = explain(&subject, args.rule.as_deref(), args.bucket.as_deref())?;
     if json {
         super::print_json(&serde_json::to_value(&told).expect("an explanation is plain data"));
@@ -64,6 +73,44 @@ fn page(subject: &Subject, path: &std::path::Path, json: bool) -> Result<(), Err
         super::print_json(&serde_json::json!({"schema": "deepfuse.page/1", "page": path, "bytes": bytes}));
     } else {
         say!("{}", path.display());
+    }
+    Ok(())
+}
+
+/// A line for every layer class and bucket.
+fn table(classes: &[Class], bucket: Option<&str>, json: bool) -> Result<(), Error> {
+    if bucket.is_some_and(|b| Bucket::named(b).is_none()) {
+        return Err(Error::usage("there is no such bucket", format!("buckets: {}", Bucket::names())));
+    }
+    if json {
+        super::print_json(&serde_json::json!({"schema": "deepfuse.table/1", "classes": classes}));
+        return Ok(());
+    }
+    say!(
+        "{:<44} {:>6}  {:<14} {:>9} {:>19} {:>22}",
+        "layer class",
+        "layers",
+        "bucket",
+        "kernels",
+        "MB a token",
+        "us a step"
+    );
+    for c in classes {
+        for b in c.buckets.iter().filter(|b| bucket.is_none_or(|name| name == b.bucket)) {
+            let form = |is: &dyn Fn(&&Form) -> bool| b.forms.iter().find(|f| is(f));
+            let (Some(plain), Some(fused)) = (form(&|f| f.name == "plain"), form(&|f| f.chosen)) else { continue };
+            let bytes = |f: &Form| format!("{:.2}", f.bytes_per_token / 1e6);
+            let time = |f: &Form| f.nanos.map_or_else(|| "-".to_owned(), |n| format!("{:.0}", n / 1e3));
+            say!(
+                "{:<44} {:>6}  {:<14} {:>9} {:>19} {:>22}",
+                c.holds,
+                c.regions.len(),
+                b.bucket,
+                format!("{} -> {}", plain.kernels, fused.kernels),
+                format!("{} -> {}", bytes(plain), bytes(fused)),
+                format!("{} -> {}", time(plain), time(fused))
+            );
+        }
     }
     Ok(())
 }

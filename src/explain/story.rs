@@ -54,6 +54,8 @@ pub struct Form {
     pub kernels: usize,
     /// Sum over the kernels; none if the target lacks one.
     pub nanos: Option<f64>,
+    /// Bytes that the kernels move for a token of the bucket's typical batch: weights once a step, the rest as often as it is read or written.
+    pub bytes_per_token: f64,
     /// Charge for weights in a form that no other bucket stores.
     pub charge_nanos: f64,
 }

@@ -98,3 +98,45 @@ fn artifacts_are_explained() {
     let json = |e: &Explanation| serde_json::to_string(e).unwrap();
     assert_eq!(json(&explain(&subject, None, None).unwrap()), json(&told(&req)));
 }
+
+/// Plans are chosen for one row of logits a sequence. A prompt that wants all of them takes the same plan: what another would save is little.
+#[test]
+fn a_prompt_that_wants_all_logits_loses_little() {
+    for name in ["deepseek-v2-lite-config", "deepseek-v3-config"] {
+        let req = request(name, Numerics::Requantizes, &[]);
+        let catalog = BackendCatalog::new(&req.target, &X86);
+        let plain =
+            deepfuse_passes::canonicalize(pipeline::build(&pipeline::open(&req).unwrap(), &req).unwrap()).unwrap();
+        for bucket in Bucket::all().into_iter().filter(|b| b.typical.get(Symbol::T) > b.typical.get(Symbol::R)) {
+            let mut all = bucket.clone();
+            all.typical.0[Symbol::R as usize] = all.typical.get(Symbol::T);
+            let cost = |graph: &Graph| -> f64 {
+                let constant = graph.constant_values();
+                let nanos = |n: &deepfuse_ir::Node| {
+                    let operand = |v: &deepfuse_ir::ValueId| Operand {
+                        ty: graph.ty(*v).clone(),
+                        layout: Layout::Dense,
+                        constant: constant[v.index()],
+                    };
+                    let operands: Vec<Operand> = n.operands.iter().map(operand).collect();
+                    let call = Call { op: n.op, attrs: &n.attrs, operands: &operands, results: &n.types };
+                    match catalog.answer(&call, &all) {
+                        Answer::Kernel { nanos, .. } => nanos,
+                        Answer::View | Answer::Constant | Answer::None => 0.0,
+                    }
+                };
+                graph.nodes.iter().map(nanos).sum()
+            };
+            let options = FuseOptions::new(Numerics::Requantizes);
+            let form = |b: &Bucket| {
+                deepfuse_passes::fuse::fuse(&plain, &catalog, std::slice::from_ref(b), &options)
+                    .unwrap()
+                    .graphs
+                    .remove(0)
+                    .1
+            };
+            let (chosen, best) = (cost(&form(&bucket)), cost(&form(&all)));
+            assert!((0.999..1.02).contains(&(chosen / best)), "{name} {}: {chosen} of {best}", bucket.name);
+        }
+    }
+}

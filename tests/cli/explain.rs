@@ -1,6 +1,7 @@
-//! Pages of `explain`.
+//! Pages and tables of `explain`.
 
-use crate::support::{compiled, deepfuse, fails, names, object};
+use crate::support::{checkpoint, compiled, deepfuse, fails, names, object};
+use deepfuse_ir::Bucket;
 use std::fs;
 
 #[test]
@@ -30,4 +31,28 @@ fn a_page_does_not_replace_what_is_no_page() {
     }
     assert_eq!(fs::read_to_string(&file).unwrap(), "<html>mine</html>");
     assert_eq!(names(dir.path()), ["notes.html"]);
+}
+
+/// Fewer kernels everywhere, and for one token fewer bytes: no score reaches memory.
+#[test]
+fn explain_prints_a_table() {
+    let config = checkpoint("deepseek-v2-lite-config");
+    let args = ["explain", config.to_str().unwrap(), "--target", "x86-avx512-bf16", "--table"];
+    let told = object(&deepfuse(&[&args[..], &["--json"]].concat()));
+    let forms = |b: &serde_json::Value| {
+        let find =
+            |is: &dyn Fn(&serde_json::Value) -> bool| b["forms"].as_array().unwrap().iter().find(|f| is(f)).cloned();
+        [find(&|f| f["name"] == "plain").unwrap(), find(&|f| f["chosen"] == true).unwrap()]
+    };
+    for bucket in told["classes"].as_array().unwrap().iter().flat_map(|c| c["buckets"].as_array().unwrap()) {
+        let [plain, fused] = forms(bucket);
+        assert!(fused["kernels"].as_u64() < plain["kernels"].as_u64(), "{bucket}");
+        if bucket["bucket"] == Bucket::decode().name {
+            assert!(fused["bytes_per_token"].as_f64() < plain["bytes_per_token"].as_f64(), "{bucket}");
+        }
+    }
+    let out = deepfuse(&[&args[..], &["--bucket", &Bucket::decode().name]].concat());
+    assert_eq!((out.code, out.stdout.lines().count()), (0, 1 + told["classes"].as_array().unwrap().len()), "{out:?}");
+    assert!(out.stdout.contains("attention + experts"), "{out:?}");
+    fails(&[&args[..], &["--bucket", "none"]].concat(), 2, "usage");
 }
