@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use deepfuse_runtime::pool::{Job, MOST_PARTS, Part, Pinning, Pool, allowed_cpus};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 /// In every phase each part adds its index and one; each must see the sum of the phases before.
@@ -65,9 +65,13 @@ fn many_short_jobs() {
     (0..1000).for_each(|_| check(&mut pool, 1, 2));
 }
 
-/// A part of the first phase that takes its time.
+/// Longer than any machine is busy: a wait of this length is a failure.
+const LONG: Duration = Duration::from_mins(2);
+
+/// A part of the first phase that lasts until all others are done.
 struct Straggler {
     workers: Mutex<Vec<u32>>,
+    done: Condvar,
 }
 
 impl Job for Straggler {
@@ -76,20 +80,22 @@ impl Job for Straggler {
     }
 
     fn run(&self, part: Part, worker: u32) {
+        let mut workers = self.workers.lock().unwrap();
         if part.index == 0 {
-            std::thread::sleep(Duration::from_millis(200));
+            workers = self.done.wait_timeout_while(workers, LONG, |w| w.len() < 7).unwrap().0;
         }
-        self.workers.lock().unwrap().push(worker);
+        workers.push(worker);
+        self.done.notify_all();
     }
 }
 
 #[test]
 fn who_holds_a_part_holds_no_other() {
     let mut pool = Pool::new(2, Pinning::Off).unwrap();
-    let job = Straggler { workers: Mutex::default() };
+    let job = Straggler { workers: Mutex::default(), done: Condvar::new() };
     pool.run(&job).unwrap();
     let workers = job.workers.into_inner().unwrap();
-    // Seven parts while one slept; the sleeper came last and had no other.
+    // Seven parts while one waited; the waiting worker came last and had no other.
     assert_eq!(workers.len(), 8);
     assert!(workers[..7].iter().all(|w| *w != workers[7]), "{workers:?}");
 }
