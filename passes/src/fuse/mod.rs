@@ -17,6 +17,7 @@ mod sentences;
 mod space;
 mod splice;
 pub(crate) mod words;
+mod work;
 
 pub use certificate::{Certificate, CertificateError, ClassCertificate, Direction, Step, Term};
 pub use extract::{Cost, stored_charge_nanos};
@@ -25,6 +26,7 @@ pub use report::{BucketReport, ClassReport, Form, FuseReport, GivenUp, MemoryRep
 pub use saturate::{ITERATION_LIMIT, NODE_LIMIT, RuleStats, Stop};
 pub use sentences::sentence;
 pub use words::attr_text;
+pub use work::{RuleWork, work};
 
 use deepfuse_ir::verify::{VerifyErrors, verify};
 use deepfuse_ir::{Bucket, Catalog, Graph};

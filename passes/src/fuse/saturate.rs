@@ -54,7 +54,7 @@ pub struct RuleStats {
 pub struct CompiledRule {
     pub rule: Rule,
     searcher: Box<dyn Searcher<Enode, super::analysis::Typing>>,
-    lhs: Vec<PatternAst<Enode>>,
+    pub lhs: Vec<PatternAst<Enode>>,
     pub equations: Vec<(PatternAst<Enode>, PatternAst<Enode>)>,
     /// Variables of the left side, in order of appearance.
     vars: Vec<Var>,
@@ -67,13 +67,7 @@ pub fn compiled(rule: Rule) -> CompiledRule {
     };
     let lhs: Vec<_> = rule.lhs.iter().map(|t| parse(t)).collect();
     let equations = rule.equations.iter().map(|(l, r)| (parse(l), parse(r))).collect();
-    let searcher: Box<dyn Searcher<Enode, _>> = match lhs.as_slice() {
-        [one] => Box::new(Pattern::new(one.clone())),
-        many => {
-            let root = |i: usize| format!("?root{i}").parse::<Var>().expect("a variable has a question mark");
-            Box::new(MultiPattern::new(many.iter().enumerate().map(|(i, p)| (root(i), p.clone())).collect()))
-        }
-    };
+    let searcher = searcher_of(&lhs);
     let mut vars: Vec<Var> = vec![];
     for node in lhs.iter().flat_map(|ast| ast.iter()) {
         if let ENodeOrVar::Var(v) = node
@@ -83,6 +77,17 @@ pub fn compiled(rule: Rule) -> CompiledRule {
         }
     }
     CompiledRule { rule, searcher, lhs, equations, vars }
+}
+
+/// Searches for all patterns at once.
+pub fn searcher_of(patterns: &[PatternAst<Enode>]) -> Box<dyn Searcher<Enode, super::analysis::Typing>> {
+    match patterns {
+        [one] => Box::new(Pattern::new(one.clone())),
+        many => {
+            let root = |i: usize| format!("?root{i}").parse::<Var>().expect("a variable has a question mark");
+            Box::new(MultiPattern::new(many.iter().enumerate().map(|(i, p)| (root(i), p.clone())).collect()))
+        }
+    }
 }
 
 /// A step with what the report and the extraction need of it.
