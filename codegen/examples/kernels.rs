@@ -98,6 +98,16 @@ fn shapes(dtype: DType) -> Vec<Shape> {
             Op::ExpertDown,
             vec![rows(&[6, 1408]), idx(), tensor(DType::F32, &[t, Dim::fixed(6)]), weight(dtype, &[64, 2048, 1408])],
         ),
+        shape(
+            "expert_swiglu_by_token",
+            Op::ExpertSwigluByToken,
+            vec![rows(&[2048]), idx(), weight(dtype, &[64, 1408, 2048]), weight(dtype, &[64, 1408, 2048])],
+        ),
+        shape(
+            "expert_down_by_token",
+            Op::ExpertDownByToken,
+            vec![rows(&[6, 1408]), idx(), tensor(DType::F32, &[t, Dim::fixed(6)]), weight(dtype, &[64, 2048, 1408])],
+        ),
         // DeepSeek-V3: every expert gets T / 8 rows.
         shape(
             "v3_expert_swiglu",

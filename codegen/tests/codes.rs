@@ -107,11 +107,15 @@ fn experts() {
                 let x = codes::activations(&mut r, of, &[T(), dim(h)], &[t, h as usize]);
                 let [gate, up] = [(); 2].map(|()| codes::matrix(&mut r, q, &[e, n, h as usize]));
                 case(Op::ExpertLinear, vec![x.clone(), idx(), gate.clone()], t).check(&target, close(1e-4));
-                case(Op::ExpertSwiglu, vec![x, idx(), gate, up], t).check(&target, close(1e-4));
+                for op in [Op::ExpertSwiglu, Op::ExpertSwigluByToken] {
+                    case(op, vec![x.clone(), idx(), gate.clone(), up.clone()], t).check(&target, close(1e-4));
+                }
                 let y = codes::activations(&mut r, of, &[T(), dim(k as u64), dim(n as u64)], &[t, k, n]);
                 let factors = Arg::random(&mut r, DType::F32, &[T(), dim(k as u64)], &[t, k]);
                 let down = codes::matrix(&mut r, q, &[e, h as usize, n]);
-                case(Op::ExpertDown, vec![y, idx(), factors, down], t).check(&target, close(1e-4));
+                for op in [Op::ExpertDown, Op::ExpertDownByToken] {
+                    case(op, vec![y.clone(), idx(), factors.clone(), down.clone()], t).check(&target, close(1e-4));
+                }
             }
         }
     }

@@ -142,8 +142,12 @@ fn experts() {
                 let case = if (first + j) % 2 == 0 { case } else { case.for_rows() };
                 case.check(target, close(1e-4));
             };
-            check(Op::ExpertSwiglu, vec![x.clone().with_gap(3), idx.clone(), gate.clone(), up]);
-            check(Op::ExpertDown, vec![hidden, idx.clone(), w, down]);
+            for op in [Op::ExpertSwiglu, Op::ExpertSwigluByToken] {
+                check(op, vec![x.clone().with_gap(3), idx.clone(), gate.clone(), up.clone()]);
+            }
+            for op in [Op::ExpertDown, Op::ExpertDownByToken] {
+                check(op, vec![hidden.clone(), idx.clone(), w.clone(), down.clone()]);
+            }
             check(Op::ExpertLinear, vec![x, idx, gate]);
         }
     }

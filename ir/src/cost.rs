@@ -21,13 +21,22 @@ pub fn spec_work(spec: &KernelSpec, sizes: &Sizes) -> Work {
 
 /// Work of a call.
 ///
-/// * An expert matrix counts if a token may be routed to it: `min(E, T k)` of `E`.
+/// * An expert matrix counts as often as it is read, on average over routings (see [`used_experts`]).
 /// * Attention reads each page once and computes with the average context of a sequence, `64 P / S` rows a token; the causal half of a
 ///   sequence's own new tokens is not subtracted.
 pub fn work(call: &Call<'_>, sizes: &Sizes) -> Work {
     let results = call.results.iter().map(|t| tensor_bytes(t, sizes)).sum::<f64>();
     let bytes = operand_bytes(call, sizes) + results + exchanged(call, sizes);
     Work { bytes, operations: operations(call, sizes) }
+}
+
+/// Phases of a kernel, between which all workers wait for each other.
+pub fn phases(op: Op) -> u32 {
+    match op {
+        Op::ExpertSwiglu | Op::ExpertDown => 3,
+        Op::MlaAbsorbedSplit | Op::Route => 2,
+        _ => 1,
+    }
 }
 
 /// Parts of a call that workers can take one each, at given sizes; `None` if there are always enough. Attention is dealt out by tokens and
@@ -102,17 +111,21 @@ fn rows_touched(op: Op, sizes: &Sizes) -> f64 {
 fn expert_matrices(op: Op) -> &'static [usize] {
     match op {
         Op::ExpertLinear => &[2],
-        Op::ExpertSwiglu => &[2, 3],
-        Op::ExpertDown => &[3],
+        Op::ExpertSwiglu | Op::ExpertSwigluByToken => &[2, 3],
+        Op::ExpertDown | Op::ExpertDownByToken => &[3],
         _ => &[],
     }
 }
 
-/// Share of the experts that some token uses: `min(E, T k) / E`.
+/// Matrices read as a share of the experts. By token: `T k / E`, each slot reads its own. Else those that some token uses, `1 - (1 - k / E)^T`
+/// when tokens choose independently.
 fn used_experts(call: &Call<'_>, weight: usize, sizes: &Sizes) -> f64 {
     let dim = |i: usize, axis: usize| call.operands[i].tensor().map_or(1, |t| t.shape[axis].eval(sizes)) as f64;
-    let (total, routed) = (dim(weight, 0), dim(1, 0) * dim(1, 1));
-    total.min(routed) / total.max(1.0)
+    let (total, tokens, slots) = (dim(weight, 0).max(1.0), dim(1, 0), dim(1, 1));
+    if matches!(call.op, Op::ExpertSwigluByToken | Op::ExpertDownByToken) {
+        return tokens * slots / total;
+    }
+    1.0 - (1.0 - (slots / total).min(1.0)).powf(tokens)
 }
 
 fn operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
@@ -127,8 +140,8 @@ fn operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
         Op::HeadLinear => 2.0 * result * dim(1, 2),
         Op::ExpertLinear => 2.0 * result * dim(2, 2),
         Op::Swiglu => 4.0 * result * dim(1, 1) + 3.0 * result,
-        Op::ExpertSwiglu => 4.0 * result * dim(2, 2) + 3.0 * result,
-        Op::ExpertDown => 2.0 * result * dim(1, 1) * (dim(3, 2) + 1.0),
+        Op::ExpertSwiglu | Op::ExpertSwigluByToken => 4.0 * result * dim(2, 2) + 3.0 * result,
+        Op::ExpertDown | Op::ExpertDownByToken => 2.0 * result * dim(1, 1) * (dim(3, 2) + 1.0),
         Op::Route => 2.0 * first() * dim(1, 0) + 8.0 * dim(0, 0) * dim(1, 0),
         Op::Einsum => einsum_operations(call, sizes),
         Op::MlaAbsorbed | Op::MlaAbsorbedSplit => {
@@ -178,7 +191,7 @@ fn einsum_operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
     product
 }
 
-/// The simplest machine: a call costs `launch + max(bytes / bandwidth, operations / peak)` nanoseconds at the bucket's typical sizes, more if
+/// The simplest machine: a call costs `phases * launch + max(bytes / bandwidth, operations / peak)` nanoseconds at the bucket's typical sizes, more if
 /// its parts do not divide evenly among the workers. Back ends refine this; tests use it as it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Roofline {
@@ -208,7 +221,8 @@ impl Catalog for Roofline {
                 let Work { bytes, operations } = work(call, &bucket.typical);
                 let longer = imbalance(call, &bucket.typical, self.units);
                 let work = Work { bytes: bytes * longer, operations: operations * longer };
-                Answer::Kernel { spec, nanos: self.nanos(work) }
+                let waits = self.launch * f64::from(phases(call.op) - 1);
+                Answer::Kernel { spec, nanos: waits + self.nanos(work) }
             }
             other => other,
         }

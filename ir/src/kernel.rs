@@ -280,8 +280,8 @@ pub fn family(op: Op) -> Option<Family> {
     Some(match op {
         Linear | LinearF32 | HeadLinear | NormLinear => Family::Linear,
         Swiglu => Family::Swiglu,
-        ExpertSwiglu => Family::ExpertSwiglu,
-        ExpertDown => Family::ExpertDown,
+        ExpertSwiglu | ExpertSwigluByToken => Family::ExpertSwiglu,
+        ExpertDown | ExpertDownByToken => Family::ExpertDown,
         Route => Family::Route,
         MlaAbsorbed | MlaAbsorbedSplit => Family::MlaAbsorbed,
         MlaExpanded => Family::MlaExpanded,
@@ -327,9 +327,9 @@ pub fn packed_operands(op: Op) -> &'static [usize] {
     match op {
         Op::Linear | Op::LinearF32 | Op::HeadLinear | Op::NormLinear | Op::Route => &[1],
         Op::Swiglu => &[1, 2],
-        Op::ExpertSwiglu => &[2, 3],
+        Op::ExpertSwiglu | Op::ExpertSwigluByToken => &[2, 3],
         Op::ExpertLinear => &[2],
-        Op::ExpertDown => &[3],
+        Op::ExpertDown | Op::ExpertDownByToken => &[3],
         _ => &[],
     }
 }

@@ -88,7 +88,8 @@ fn index_limit(graph: &Graph, param: ValueId) -> u64 {
 }
 
 /// Operations whose second operand selects experts of the last.
-const EXPERTS: [Op; 3] = [Op::ExpertLinear, Op::ExpertSwiglu, Op::ExpertDown];
+const EXPERTS: [Op; 5] =
+    [Op::ExpertLinear, Op::ExpertSwiglu, Op::ExpertDown, Op::ExpertSwigluByToken, Op::ExpertDownByToken];
 
 /// Values of all parameters, a function of graph, batch and seed. Floats are uniform, of variance 1 in inputs and `1 / K` in weights `[.., K]`;
 /// indices are below 64 and within what they select.

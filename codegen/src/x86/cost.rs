@@ -3,8 +3,8 @@
 mod tiles;
 
 use crate::Nanos;
-use deepfuse_ir::cost::{imbalance, spec_work};
-use deepfuse_ir::{Call, DType, Family, KernelSpec, Op, Symbol, Target, Variant};
+use deepfuse_ir::cost::{imbalance, phases, spec_work};
+use deepfuse_ir::{Call, DType, KernelSpec, Op, Symbol, Target, Variant};
 
 /// `phases * launch + max(bytes / bandwidth, operations / peak) * imbalance`. Variants without tiles differ by less than this knows: equal
 /// estimates leave the choice to their order.
@@ -13,7 +13,9 @@ pub fn estimate(spec: &KernelSpec, variant: &Variant, target: &Target) -> Nanos 
     let peak = tiles::peak(spec, variant, target).unwrap_or_else(|| peak(spec, target));
     let time = (work.bytes / target.bandwidth).max(work.operations * filled_up(spec) / peak);
     let call = Call { op: spec.op, attrs: &spec.attrs, operands: &spec.inputs, results: &spec.outputs };
-    target.launch * phases(spec) + repeated(spec, target) + time * imbalance(&call, &spec.bucket.typical, target.units)
+    target.launch * f64::from(phases(spec.op))
+        + repeated(spec, target)
+        + time * imbalance(&call, &spec.bucket.typical, target.units)
 }
 
 /// What is computed over what is needed. Expanded attention takes queries by blocks, so that a few take nearly as long as 16: 4.2 ms one, 4.7 ms
@@ -22,17 +24,6 @@ fn filled_up(spec: &KernelSpec) -> f64 {
     const BLOCK: u64 = 16;
     let tokens = spec.bucket.typical.get(Symbol::T).max(1);
     if spec.op == Op::MlaExpanded { tokens.max(BLOCK) as f64 / tokens as f64 } else { 1.0 }
-}
-
-fn phases(spec: &KernelSpec) -> f64 {
-    if spec.op == Op::MlaAbsorbedSplit {
-        return 2.0;
-    }
-    match spec.family {
-        Family::ExpertSwiglu | Family::ExpertDown => 3.0,
-        Family::Route => 2.0,
-        _ => 1.0,
-    }
 }
 
 /// What every worker does for itself, nanoseconds: `norm_linear` reads and squares all rows, from its own cache.
@@ -56,8 +47,8 @@ fn peak(spec: &KernelSpec, target: &Target) -> f64 {
     };
     match spec.op {
         Op::Linear | Op::LinearF32 | Op::HeadLinear | Op::NormLinear | Op::Swiglu | Op::Route => gemm(1),
-        Op::ExpertSwiglu => gemm(2),
-        Op::ExpertDown => gemm(3),
+        Op::ExpertSwiglu | Op::ExpertSwigluByToken => gemm(2),
+        Op::ExpertDown | Op::ExpertDownByToken => gemm(3),
         Op::MlaAbsorbed | Op::MlaAbsorbedSplit if dot => 0.78 * target.flops_bf16,
         Op::MlaExpanded if dot => 0.65 * target.flops_bf16,
         Op::MlaAbsorbed | Op::MlaAbsorbedSplit | Op::MlaExpanded => 0.5 * target.flops_f32,

@@ -144,6 +144,8 @@ ops! {  // surface name / operand count          one place: ir/src/ops/<name>.rs
     NormLinear   = "norm_linear"   / 2 => norm_linear;
     ExpertSwiglu = "expert_swiglu" / 4 => expert_swiglu;
     ExpertDown   = "expert_down"   / 4 => expert_down;
+    ExpertSwigluByToken = "expert_swiglu_by_token" / 4 => expert_swiglu_by_token;
+    ExpertDownByToken   = "expert_down_by_token"   / 4 => expert_down_by_token;
     AddNorm      = "add_norm"      / 3 => add_norm;          // two results
     Route        = "route"         / 2 ..= 3 => route;       // two results
     RopeCache    = "rope_cache"    / 7 => rope_cache;

@@ -97,7 +97,8 @@ proptest! {
             let largest = y[0].row(r).iter().fold(0f32, |m, v| m.max(v.abs()));
             let far = |i: usize| y[0].row(r).iter().zip(y[i].row(r)).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
             prop_assert!(far(1) <= 0.5001 * largest / 127.0);
-            prop_assert!(far(3) <= 1.001 * largest / 8.0, "all but the mirror image of the extreme are within half of this");
+            // The mirror image of the extreme is 7 scales, each off by a part in 2^11; all others are within half of this.
+            prop_assert!(far(3) <= (1.0 + 7.5 / 2048.0) * largest / 8.0);
         }
     }
 

@@ -180,7 +180,12 @@ impl Builder<'_> {
                 self.matrix_op(op)
             }
             Op::GroupLimit | Op::TopK | Op::Gather | Op::Extend | Op::Normalize | Op::Route => self.router_op(op),
-            Op::ExpertLinear | Op::ExpertSwiglu | Op::ExpertDown | Op::Combine => self.expert_op(op),
+            Op::ExpertLinear
+            | Op::ExpertSwiglu
+            | Op::ExpertSwigluByToken
+            | Op::ExpertDown
+            | Op::ExpertDownByToken
+            | Op::Combine => self.expert_op(op),
             Op::Read
             | Op::Write
             | Op::RopeCache
@@ -350,7 +355,7 @@ impl Builder<'_> {
         let x = self.tokens(n)?;
         let w = self.weight(dtype, &[8, 12, n]);
         match op {
-            Op::ExpertSwiglu => {
+            Op::ExpertSwiglu | Op::ExpertSwigluByToken => {
                 let up = self.weight(dtype, &[8, 12, n]);
                 self.node(op, &[x, idx, w, up], attrs(&[]))
             }

@@ -17,6 +17,8 @@ const SENTENCES: &[(&str, &str)] = &[
     ("split-context", "Attention over a long context runs in parts, whose results are merged by their maxima and sums."),
     ("expert-swiglu", "Gate and up projection of every token's experts run in one pass: the gate never reaches memory."),
     ("expert-down", "The experts' down projection and the weighted sum are one kernel: the rows of a token never reach memory."),
+    ("swiglu-by-token", "Few tokens read their experts' gate and up matrices one after the other: no sorting, no gathered rows."),
+    ("down-by-token", "Few tokens read their experts' down matrices one after the other: no sorting, no gathered rows."),
     ("shared-expert", "A shared expert is one more expert that every token has, with weight 1: its own kernels and the sum go."),
     ("route-softmax", "Router scores, softmax and choice of experts are one kernel."),
     ("route-softmax-groups", "Router scores, softmax, limit to groups and choice of experts are one kernel."),

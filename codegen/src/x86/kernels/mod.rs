@@ -9,6 +9,7 @@ mod copy;
 mod einsum;
 mod embed;
 mod experts;
+mod experts_by_token;
 mod gemm;
 mod linear;
 mod mla;
@@ -35,6 +36,8 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
     match k.spec.family {
         Family::Linear => linear::lower(k),
         Family::Swiglu => bare(k, swiglu::lower),
+        Family::ExpertSwiglu if k.spec.op == Op::ExpertSwigluByToken => bare(k, experts_by_token::swiglu),
+        Family::ExpertDown if k.spec.op == Op::ExpertDownByToken => bare(k, experts_by_token::down),
         Family::ExpertSwiglu => bare(k, |k| experts::project(k, 2)),
         Family::ExpertDown => bare(k, experts::down),
         Family::MlaAbsorbed if k.spec.op == Op::MlaAbsorbedSplit => bare(k, mla::split),

@@ -49,6 +49,8 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
         | Op::Swiglu
         | Op::ExpertSwiglu
         | Op::ExpertDown
+        | Op::ExpertSwigluByToken
+        | Op::ExpertDownByToken
         | Op::AddNorm
         | Op::Route
         | Op::RopeCache

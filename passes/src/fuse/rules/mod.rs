@@ -123,6 +123,8 @@ pub fn copies(op: Op) -> bool {
         | Op::NormLinear
         | Op::ExpertSwiglu
         | Op::ExpertDown
+        | Op::ExpertSwigluByToken
+        | Op::ExpertDownByToken
         | Op::AddNorm
         | Op::Route
         | Op::RopeCache

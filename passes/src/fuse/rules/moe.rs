@@ -1,6 +1,6 @@
 //! Router and experts. Attributes of `route`: append, by, eps, fill, groups, k, keep, normalize, scale, scoring.
 
-use super::Class::InF32;
+use super::Class::{Always, InF32};
 use super::Rule;
 use crate::fuse::Numerics::{Exact, Reassociates};
 use deepfuse_ir::DType::F32;
@@ -14,6 +14,11 @@ pub fn rules() -> Vec<Rule> {
         Rule::new("expert-swiglu", InF32(Exact), "(mul (silu (expert_linear ?x ?i ?g)) (expert_linear ?x ?i ?u))", "(expert_swiglu ?x ?i ?g ?u)"),
         // Down projection and weighted sum: the k rows of a token never reach memory, nor their roundings.
         Rule::new("expert-down", InF32(Exact), "(combine (expert_linear ?h ?i ?d) ?w)", "(expert_down ?h ?i ?w ?d)"),
+
+        // Token after token: no sorting, no gathered rows, a phase for three; but an expert that several tokens chose is read for each of them.
+        // The kernels add up the slots of a token in another order.
+        Rule::new("swiglu-by-token", Always(Exact), "(expert_swiglu ?x ?i ?g ?u)", "(expert_swiglu_by_token ?x ?i ?g ?u)"),
+        Rule::new("down-by-token", Always(Reassociates), "(expert_down ?h ?i ?w ?d)", "(expert_down_by_token ?h ?i ?w ?d)"),
 
         // A shared expert is an expert that every token has, with weight 1; one of n times the routed width is n of them. Its three kernels
         // and the sum go. The routed scale is part of the weights, so that it does not touch the shared result.
