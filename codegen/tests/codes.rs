@@ -39,6 +39,34 @@ fn quantize_to_the_bit() {
     }
 }
 
+/// Codes of norms: near those of the evaluator, and to the bit those of the normed row that the kernel itself computed.
+#[test]
+fn norms_with_codes() {
+    let mut r = Random(8);
+    for target in targets() {
+        for dtype in FLOATS {
+            for (t, k) in [(1, 1), (3, 31), (2, 32), (5, 97), (4, 129), (7, 2048)] {
+                let q = DType::Quant(Quant::activation(dtype).unwrap());
+                let attrs = attrs(&[("dtype", Attr::DType(q)), ("eps", real(1e-6))]);
+                let x = Arg::random(&mut r, dtype, &[T(), dim(k as u64)], &[t, k]);
+                let gain = Arg::random(&mut r, DType::F32, &[dim(k as u64)], &[k]).constant();
+                let zero = Arg::dense(dtype, &[T(), dim(k as u64)], &[t, k], vec![0.0; t * k]);
+                let case = |op, args| Case { op, attrs: attrs.clone(), args, sizes: sizes(t as u64) };
+                let plain = case(Op::NormQuantize, vec![x.clone().with_gap(3), gain.clone()]);
+                let with_sum = case(Op::AddNormQuantize, vec![x, zero, gain]);
+                let step = Tolerance { absolute: 0.03, relative: 0.0 }; // no more than one code
+                plain.check(&target, step);
+                with_sum.check(&target, step);
+                let [codes, results] = [plain.results(&target, 2), with_sum.results(&target, 3)];
+                let normed = Tensor::float(dtype, &[t, k], decode(dtype, &results[1]));
+                let rows = codes::used(&codes::rows_of(&normed), k);
+                assert!(codes::used(&codes[0], k) == rows, "norm: {} {dtype} {t} {k}", target.name);
+                assert!(codes::used(&results[2], k) == rows, "sum: {} {dtype} {t} {k}", target.name);
+            }
+        }
+    }
+}
+
 #[test]
 fn linear_over_odd_sizes() {
     const SIZES: [(usize, usize, u64); 10] = [

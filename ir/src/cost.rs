@@ -154,6 +154,8 @@ fn operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
             tokens * heads * context * (2.0 * (key + rope + value) + 4.0)
         }
         Op::RmsNorm | Op::Softmax | Op::Rope | Op::Quantize => 4.0 * first(),
+        Op::NormQuantize => 8.0 * first(),
+        Op::AddNormQuantize => 9.0 * first(),
         Op::AddNorm | Op::RopeCache => 5.0 * first(),
         Op::Silu | Op::Sigmoid | Op::GroupLimit | Op::TopK | Op::CausalMask => 3.0 * first(),
         Op::Combine => 2.0 * first(),

@@ -20,7 +20,7 @@ pub enum Family {
     Route,
     MlaAbsorbed,
     MlaExpanded,
-    /// `rms_norm`, `add_norm`.
+    /// `rms_norm`, `add_norm`, also with codes.
     Norm,
     /// `write`, `rope_cache`.
     RopeCache,
@@ -285,7 +285,7 @@ pub fn family(op: Op) -> Option<Family> {
         Route => Family::Route,
         MlaAbsorbed | MlaAbsorbedSplit => Family::MlaAbsorbed,
         MlaExpanded => Family::MlaExpanded,
-        RmsNorm | AddNorm => Family::Norm,
+        RmsNorm | AddNorm | NormQuantize | AddNormQuantize => Family::Norm,
         Write | RopeCache => Family::RopeCache,
         Embed | GatherRows => Family::Embed,
         Add | Mul | Scale | Silu | Sigmoid | Softmax | Rope | Slice | Concat | Permute | Convert | Read

@@ -147,6 +147,8 @@ ops! {  // surface name / operand count          one place: ir/src/ops/<name>.rs
     ExpertSwigluByToken = "expert_swiglu_by_token" / 4 => expert_swiglu_by_token;
     ExpertDownByToken   = "expert_down_by_token"   / 4 => expert_down_by_token;
     AddNorm      = "add_norm"      / 3 => add_norm;          // two results
+    NormQuantize = "norm_quantize" / 2 => norm_quantize;
+    AddNormQuantize = "add_norm_quantize" / 3 => add_norm_quantize; // three results
     Route        = "route"         / 2 ..= 3 => route;       // two results
     RopeCache    = "rope_cache"    / 7 => rope_cache;
     MlaAbsorbed  = "mla_absorbed"  / 7 => mla_absorbed;

@@ -111,6 +111,18 @@ proptest! {
             return %0, %2, %1, %3", &batch, seed)?;
     }
 
+    /// To the bit: codes are those of the rounded norm.
+    #[test]
+    fn norms_with_codes_are_their_plain_forms((batch, seed) in any_batch()) {
+        pairs_agree("f32[T, 24], f32[T, 24], f32[T, 24], f32[T, 24], int8r[T, 24], int8r[T, 24], int8r[T, 24], int8r[T, 24]", "
+            %0 = add %x, %d : f32[T, 24]
+            %1 = rms_norm %0, %gain {eps = 1e-6} : f32[T, 24]
+            %2 = quantize %1 {dtype = int8r} : int8r[T, 24]
+            %3, %4, %5 = add_norm_quantize %x, %d, %gain {dtype = int8r, eps = 1e-6} : f32[T, 24], f32[T, 24], int8r[T, 24]
+            %6 = norm_quantize %0, %gain {dtype = int8r, eps = 1e-6} : int8r[T, 24]
+            return %0, %3, %1, %4, %2, %5, %2, %6", &batch, seed)?;
+    }
+
     #[test]
     fn norm_linear_is_its_plain_form((batch, seed) in any_batch()) {
         pairs_agree("f32[T, 36], f32[T, 36]", "

@@ -167,7 +167,7 @@ impl Builder<'_> {
                 let (x, dtype) = (self.value(), self.of(&[DType::F32, DType::Bf16, DType::F16]));
                 self.node(op, &[x], attrs(&[("dtype", Attr::DType(dtype))]))
             }
-            Op::Quantize => self.quantized_product(),
+            Op::Quantize | Op::NormQuantize | Op::AddNormQuantize => self.quantized_product(op),
             Op::Transfer => {
                 let x = self.value();
                 let away = self.node(op, &[x], attrs(&[("device", text("gpu1"))]))?;
@@ -291,14 +291,23 @@ impl Builder<'_> {
     }
 
     /// `linear` of quantized activations; codes are of no use to other operations.
-    fn quantized_product(&mut self) -> Option<Vec<Ref>> {
+    fn quantized_product(&mut self, op: Op) -> Option<Vec<Ref>> {
         let (x, n) = (self.value(), self.width());
         let t = self.tensor(x).clone();
         let (k, q) = (t.shape.last()?.as_fixed()?, Quant::activation(t.dtype)?);
         let w = self.of(&[Quant::INT8_R, Quant::INT4_G32]);
         let w = self.weight(DType::Quant(w), &[n, k]);
-        let codes = self.node(Op::Quantize, &[x], attrs(&[("dtype", Attr::DType(DType::Quant(q)))]))?;
-        self.node(Op::Linear, &[codes[0], w], attrs(&[]))
+        let mut a = attrs(&[("dtype", Attr::DType(DType::Quant(q)))]);
+        let mut operands = vec![x];
+        if op == Op::AddNormQuantize {
+            operands.push(self.find(|u| *u == t)?);
+        }
+        if op != Op::Quantize {
+            operands.push(self.gain(x)?);
+            a.insert("eps", real(1e-6));
+        }
+        let codes = *self.node(op, &operands, a)?.last()?;
+        self.node(Op::Linear, &[codes, w], attrs(&[]))
     }
 
     fn router_op(&mut self, op: Op) -> Option<Vec<Ref>> {

@@ -7,6 +7,8 @@ const SENTENCES: &[(&str, &str)] = &[
     ("linear-wide", "The head reads its rows as they are and keeps its sums in f32: no copy in f32, and products of the narrow type."),
     ("swiglu", "Gate and up projection run in one pass over the input: the gate never reaches memory."),
     ("add-norm", "The residual sum is normed while it is still in registers; both results are used."),
+    ("norm-quantize", "The normed row becomes codes while it is in cache: only the codes reach memory."),
+    ("add-norm-quantize", "Residual sum, norm and codes of a row are one kernel; each is used."),
     ("norm-weight", "The gain of a norm is multiplied into the weight behind it when that is packed."),
     ("norm-linear", "The norm becomes a factor of each row of the projection behind it: normed rows never reach memory."),
     ("rope-cache", "The cache row is normed, rotated and written by one kernel, where it is stored."),

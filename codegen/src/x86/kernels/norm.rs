@@ -1,4 +1,4 @@
-//! `rms_norm`, `add_norm`: a row is one work item.
+//! `rms_norm`, `add_norm`, both also with int8 codes of their result: a row is one work item.
 //!
 //!     y[d] = x[d] * (1 / sqrt(mean(x^2) + eps)) * gain[d]
 //!
@@ -6,6 +6,7 @@
 //! * `rms_norm` without a gain: 1
 //! * `add_norm` normalises the sum as it was stored
 
+use super::quantize::int8_row;
 use super::walk::Lines;
 use crate::EmitError;
 use crate::dsl::*;
@@ -14,29 +15,58 @@ use crate::x86::abi::Kernel;
 use deepfuse_ir::Op;
 
 pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
-    let add = k.spec.op == Op::AddNorm;
-    let x = Lines::new(k, k.input(0)?)?;
-    let d = if add { Some(Lines::new(k, k.input(1)?)?) } else { None };
-    let at = if add { 2 } else { 1 };
-    let gain = if at < k.spec.inputs.len() { Some(Lines::new(k, k.input(at)?)?.at(k.f.i(0))) } else { None };
-    let sum = if add { Some(Lines::new(k, k.output(0)?)?) } else { None };
-    let y = Lines::new(k, k.output(usize::from(add))?)?;
-    let (n, eps) = (x.fixed_width(k)?, k.float("eps")?);
+    match k.spec.op {
+        Op::RmsNorm | Op::NormQuantize => norm(k),
+        _ => add_norm(k),
+    }
+}
+
+/// The last operand, if there are more than `before`.
+fn gain<'a>(k: &Kernel<'a>, before: usize) -> Result<Option<Mem<'a>>, EmitError> {
+    let given = k.spec.inputs.len() > before;
+    given.then(|| Ok(Lines::new(k, k.input(before)?)?.at(k.f.i(0)))).transpose()
+}
+
+fn norm(k: &Kernel<'_>) -> Result<u32, EmitError> {
+    let (f, x, gain) = (k.f, Lines::new(k, k.input(0)?)?, gain(k, 1)?);
+    let y = Lines::new(k, k.output(0)?)?;
+    let (n, eps, codes) = (x.fixed_width(k)?, k.float("eps")?, k.spec.op == Op::NormQuantize);
     k.phase(0, || {
         k.each(x.count, |row| {
             let (from, out) = (x.at(row), y.at(row));
-            let Some((d, sum)) = d.as_ref().zip(sum.as_ref()) else {
-                let inverse = inverse_rms(k.f, n, eps, |i, lanes| from.at(i).get16(lanes));
-                return scaled(k.f, n, from, inverse, gain, out);
-            };
-            let (d, sum) = (d.at(row), sum.at(row));
+            let inverse = inverse_rms(f, n, eps, |i, lanes| from.at(i).get16(lanes));
+            if !codes {
+                return scaled(f, n, from, inverse, gain, out);
+            }
+            // The rounded norm, computed again for each of the passes over a row: it is never stored.
+            int8_row(
+                f,
+                n,
+                |i, lanes| from.round(scaled16(from.at(i), inverse, gain.map(|g| g.at(i)), lanes)),
+                out.base,
+            );
+        });
+    });
+    Ok(1)
+}
+
+fn add_norm(k: &Kernel<'_>) -> Result<u32, EmitError> {
+    let (x, d, gain) = (Lines::new(k, k.input(0)?)?, Lines::new(k, k.input(1)?)?, gain(k, 2)?);
+    let (sum, y) = (Lines::new(k, k.output(0)?)?, Lines::new(k, k.output(1)?)?);
+    let codes = if k.spec.op == Op::AddNormQuantize { Some(Lines::new(k, k.output(2)?)?) } else { None };
+    let (n, eps) = (x.fixed_width(k)?, k.float("eps")?);
+    k.phase(0, || {
+        k.each(x.count, |row| {
+            let (x, d, sum, y) = (x.at(row), d.at(row), sum.at(row), y.at(row));
             let inverse = inverse_rms(k.f, n, eps, |i, lanes| {
-                let s = from.at(i).get16(lanes) + d.at(i).get16(lanes);
-                let stored = sum.at(i).round(s);
+                let stored = sum.at(i).round(x.at(i).get16(lanes) + d.at(i).get16(lanes));
                 sum.at(i).set_lanes(stored, lanes);
                 stored
             });
-            scaled(k.f, n, sum, inverse, gain, out);
+            scaled(k.f, n, sum, inverse, gain, y);
+            if let Some(codes) = &codes {
+                int8_row(k.f, n, |i, lanes| y.at(i).get16(lanes), codes.at(row).base);
+            }
         });
     });
     Ok(1)
@@ -59,8 +89,10 @@ pub fn inverse_rms<'a>(f: &'a Fx, n: u64, eps: f64, load: impl Fn(Val<'a>, u32) 
 
 /// `out = from * inverse * gain`.
 pub fn scaled<'a>(f: &'a Fx, n: u64, from: Mem<'a>, inverse: Val<'a>, gain: Option<Mem<'a>>, out: Mem<'a>) {
-    by16(f, n, |i, lanes| {
-        let v = from.at(i).get16(lanes) * inverse;
-        out.at(i).set_lanes(gain.map_or(v, |gain| v * gain.at(i).get16(lanes)), lanes);
-    });
+    by16(f, n, |i, lanes| out.at(i).set_lanes(scaled16(from.at(i), inverse, gain.map(|g| g.at(i)), lanes), lanes));
+}
+
+fn scaled16<'a>(from: Mem<'a>, inverse: Val<'a>, gain: Option<Mem<'a>>, lanes: u32) -> Val<'a> {
+    let v = from.get16(lanes) * inverse;
+    gain.map_or(v, |gain| v * gain.get16(lanes))
 }

@@ -52,6 +52,8 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
         | Op::ExpertSwigluByToken
         | Op::ExpertDownByToken
         | Op::AddNorm
+        | Op::NormQuantize
+        | Op::AddNormQuantize
         | Op::Route
         | Op::RopeCache
         | Op::MlaAbsorbed

@@ -126,6 +126,8 @@ pub fn copies(op: Op) -> bool {
         | Op::ExpertSwigluByToken
         | Op::ExpertDownByToken
         | Op::AddNorm
+        | Op::NormQuantize
+        | Op::AddNormQuantize
         | Op::Route
         | Op::RopeCache
         | Op::MlaAbsorbed

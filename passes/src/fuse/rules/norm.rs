@@ -12,6 +12,13 @@ pub fn rules() -> Vec<Rule> {
         Rule::new("add-norm", Always(Exact), "(rms_norm (add ?x ?d) ?gain ?eps)", "(proj 1 (add_norm ?x ?d ?gain ?eps))")
             .also("(add ?x ?d)", "(proj 0 (add_norm ?x ?d ?gain ?eps))"),
 
+        // Codes are made while the normed row is in cache: of the rounded norm, as in the plain form. Blocks within a row have no such kernel.
+        Rule::new("norm-quantize", Always(Exact), "(quantize (rms_norm ?x ?gain ?eps) ?dtype)", "(norm_quantize ?x ?gain ?dtype ?eps)"),
+        // The same with the residual sum. The router reads the normed row itself.
+        Rule::new("add-norm-quantize", Always(Exact), "(quantize (rms_norm (add ?x ?d) ?gain ?eps) ?dtype)", "(proj 2 (add_norm_quantize ?x ?d ?gain ?dtype ?eps))")
+            .also("(rms_norm (add ?x ?d) ?gain ?eps)", "(proj 1 (add_norm_quantize ?x ?d ?gain ?dtype ?eps))")
+            .also("(add ?x ?d)", "(proj 0 (add_norm_quantize ?x ?d ?gain ?dtype ?eps))"),
+
         // x g / rms(x) W^T = x / rms(x) (W g)^T: the gain is multiplied into the weight when it is packed. A quantized weight keeps its codes:
         // the type rule of `mul` refuses it.
         Rule::new("norm-weight", InF32(Reassociates), "(linear (rms_norm ?x ?gain ?eps) ?w)", "(linear (rms_norm ?x ?eps) (mul ?w ?gain))"),
