@@ -21,7 +21,7 @@ pub fn spec_work(spec: &KernelSpec, sizes: &Sizes) -> Work {
 
 /// Work of a call.
 ///
-/// * An expert matrix counts as often as it is read, on average over routings (see [`used_experts`]).
+/// * An expert matrix counts if a token may be routed to it: `min(E, T k)` of `E`; the forms by token read more (see `used_experts`).
 /// * Attention reads each page once and computes with the average context of a sequence, `64 P / S` rows a token; the causal half of a
 ///   sequence's own new tokens is not subtracted.
 pub fn work(call: &Call<'_>, sizes: &Sizes) -> Work {
@@ -117,15 +117,17 @@ fn expert_matrices(op: Op) -> &'static [usize] {
     }
 }
 
-/// Matrices read as a share of the experts. By token: `T k / E`, each slot reads its own. Else those that some token uses, `1 - (1 - k / E)^T`
-/// when tokens choose independently.
+/// Matrices read as a share of the experts: `min(E, T k) / E`, as if tokens chose different ones as long as there are some. By token that is
+/// as much more as it really is: `T k` matrices for the `E (1 - (1 - k / E)^T)` that are distinct on average.
 fn used_experts(call: &Call<'_>, weight: usize, sizes: &Sizes) -> f64 {
     let dim = |i: usize, axis: usize| call.operands[i].tensor().map_or(1, |t| t.shape[axis].eval(sizes)) as f64;
     let (total, tokens, slots) = (dim(weight, 0).max(1.0), dim(1, 0), dim(1, 1));
-    if matches!(call.op, Op::ExpertSwigluByToken | Op::ExpertDownByToken) {
-        return tokens * slots / total;
+    let read = total.min(tokens * slots);
+    if !matches!(call.op, Op::ExpertSwigluByToken | Op::ExpertDownByToken) {
+        return read / total;
     }
-    1.0 - (1.0 - (slots / total).min(1.0)).powf(tokens)
+    let distinct = total * (1.0 - (1.0 - (slots / total).min(1.0)).powf(tokens));
+    read / total * (tokens * slots / distinct.max(1.0)).max(1.0)
 }
 
 fn operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
