@@ -54,6 +54,8 @@ pub enum Premise {
     IsLength { len: Var, of: Var, axis: Var },
     /// The attribute is the element type of the value.
     IsDType { dtype: Var, of: Var },
+    /// Both values have the same element type.
+    SameDType(Var, Var),
     /// Both values have the same number of axes.
     SameRank(Var, Var),
     /// The first value has more axes than the second.
@@ -117,6 +119,7 @@ impl Premise {
                 d.as_fixed() == u64::try_from(int(b, len)?).ok()
             }
             Self::IsDType { dtype, of } => *attr(b, dtype)? == Attr::DType(tensor(b, of)?.dtype),
+            Self::SameDType(x, y) => tensor(b, x)?.dtype == tensor(b, y)?.dtype,
             Self::SameRank(x, y) => tensor(b, x)?.rank() == tensor(b, y)?.rank(),
             Self::MoreAxes(x, y) => tensor(b, x)?.rank() > tensor(b, y)?.rank(),
             Self::HasRows(x) => tensor(b, x)?.rank() >= 2,
@@ -228,6 +231,7 @@ impl fmt::Display for Premise {
             Self::IsLastAxis { axis, of } => write!(f, "is_last_axis({axis}, {of})"),
             Self::IsLength { len, of, axis } => write!(f, "is_length({len}, {of}, {axis})"),
             Self::IsDType { dtype, of } => write!(f, "is_dtype({dtype}, {of})"),
+            Self::SameDType(x, y) => write!(f, "same_dtype({x}, {y})"),
             Self::SameRank(x, y) => write!(f, "same_rank({x}, {y})"),
             Self::MoreAxes(x, y) => write!(f, "more_axes({x}, {y})"),
             Self::HasRows(x) => write!(f, "has_rows({x})"),

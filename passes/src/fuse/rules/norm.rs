@@ -3,6 +3,7 @@
 use super::Class::{Always, InF32};
 use super::Rule;
 use crate::fuse::Numerics::{Exact, Reassociates};
+use deepfuse_ir::premise::Premise;
 
 #[rustfmt::skip]
 pub fn rules() -> Vec<Rule> {
@@ -20,8 +21,9 @@ pub fn rules() -> Vec<Rule> {
             .also("(add ?x ?d)", "(proj 0 (add_norm_quantize ?x ?d ?gain ?dtype ?eps))"),
 
         // x g / rms(x) W^T = x / rms(x) (W g)^T: the gain is multiplied into the weight when it is packed. A quantized weight keeps its codes:
-        // the type rule of `mul` refuses it.
-        Rule::new("norm-weight", InF32(Reassociates), "(linear (rms_norm ?x ?gain ?eps) ?w)", "(linear (rms_norm ?x ?eps) (mul ?w ?gain))"),
+        // the type rule of `mul` refuses it. So does one that is narrower than the rows keep its values: it would be
+        // rounded once more, which rows of that type are anyway.
+        Rule::new("norm-weight", InF32(Reassociates), "(linear (rms_norm ?x ?gain ?eps) ?w)", "(linear (rms_norm ?x ?eps) (mul ?w ?gain))").when(&[Premise::SameDType("?x", "?w")]),
         // (x s) W^T = (x W^T) s for a factor s of each row: the norm becomes a factor of the sums, its kernel and the normed rows go.
         Rule::new("norm-linear", InF32(Reassociates), "(linear (rms_norm ?x ?eps) ?w)", "(norm_linear ?x ?w ?eps)"),
 
