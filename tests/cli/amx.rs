@@ -62,6 +62,18 @@ fn goldens_by_emulation() {
     let a = compile_for_amx("tiny-v3-fp8", Activations::F32, &dir.path().join("f32.dfz"));
     let f32 = dots(|| same("f32", &compared(&a, "tiny-v3-fp8", 1, &|o| *o = emulated())));
     assert_eq!(f32, 0, "f32 activations keep their precision");
+    // int8 rows by int8 weights have tile instructions of their own.
+    let (target, path) = (targets::named("x86-amx").unwrap(), dir.path().join("int8.dfz"));
+    let plain = request("tiny-python", &path);
+    let int8 = Some(deepfuse_ir::Quant::INT8_R);
+    let (activations, numerics) = (Activations::Bf16, Numerics::Requantizes);
+    compile(&deepfuse::Request { target, activations, quant: int8, numerics, jobs: 2, ..plain });
+    let a = Arc::new(Artifact::open(&path).unwrap());
+    let check = || {
+        let found = compared(&a, "tiny-python", 1, &|o| *o = emulated());
+        assert!(found.iter().all(|c| c.ok && c.kl.is_none_or(|k| k <= 0.01)), "{found:?}");
+    };
+    assert!(dots(check) > 1000, "int8 on tiles");
 }
 
 fn by_the_command(model: &str) {
