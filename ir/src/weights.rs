@@ -57,6 +57,14 @@ pub fn source_names(pattern: &str) -> Vec<String> {
     }
 }
 
+/// Name number `index` of [`source_names`].
+pub fn source_name(pattern: &str, index: u64) -> String {
+    match split_range(pattern) {
+        Some((head, range, tail)) => format!("{head}{}{tail}", u64::from(range.start) + index),
+        None => pattern.to_owned(),
+    }
+}
+
 /// Number of tensors that a source pattern stacks along a new first axis; `None` for a plain name.
 pub fn stacked_count(pattern: &str) -> Option<u64> {
     split_range(pattern).map(|(_, range, _)| u64::from(range.end.saturating_sub(range.start)))

@@ -2,7 +2,7 @@
 
 use super::{Tensors, WeightError, element_bytes, matrices};
 use deepfuse_ir::tensor::e4m3_value;
-use deepfuse_ir::weights::{WeightExpr, source_names};
+use deepfuse_ir::weights::{WeightExpr, source_name, stacked_count};
 use deepfuse_ir::{AttrsExt, Code, DType, Op, Quant, TensorType};
 use half::{bf16, f16};
 
@@ -97,11 +97,11 @@ fn source_elements(
     out: &mut Vec<u8>,
 ) -> Result<(), WeightError> {
     let WeightExpr::Source { name, ty } = e else { unreachable!("the caller handles applications") };
-    let names = source_names(name);
+    let count = stacked_count(name).unwrap_or(1).max(1);
     let total: u64 = ty.fixed_shape().expect("a weight has no symbolic dims").iter().product();
     let element = element_bytes(ty.dtype)?;
-    runs(start, len, total / names.len() as u64, |tensor, at, count| {
-        let name = &names[tensor as usize];
+    runs(start, len, total / count, |tensor, at, count| {
+        let name = &source_name(name, tensor);
         let bytes = tensors.bytes(name).ok_or_else(|| WeightError::Missing(name.clone()))?;
         let range = (at * element) as usize..((at + count) * element) as usize;
         out.extend_from_slice(bytes.get(range).ok_or_else(|| WeightError::Missing(name.clone()))?);
@@ -121,7 +121,9 @@ pub fn converted(
     let mut raw = vec![];
     elements(x, start, len, tensors, &mut raw)?;
     let from = x.ty().dtype;
-    let cols = matrices(x.ty()).2;
+    if let DType::Quant(q) = from {
+        return decoded(x, q, (start, &raw), (to, factor), tensors, out);
+    }
     if (from, to) == (DType::Bf16, DType::F32) && factor == 1.0 {
         let at = out.len();
         out.resize(at + 2 * raw.len(), 0);
@@ -130,24 +132,38 @@ pub fn converted(
         }
         return Ok(());
     }
-    let mut scale = (u64::MAX, 1.0);
-    for (i, c) in raw.chunks_exact(element_bytes(from)? as usize).enumerate() {
+    for c in raw.chunks_exact(element_bytes(from)? as usize) {
         let value = match from {
             DType::F32 => f32::from_le_bytes([c[0], c[1], c[2], c[3]]),
             DType::Bf16 => bf16::from_le_bytes([c[0], c[1]]).to_f32(),
             DType::F16 => f16::from_le_bytes([c[0], c[1]]).to_f32(),
-            DType::Quant(q) => {
-                let at = start + i as u64;
-                let width = if q.block[1] == 0 { cols } else { u64::from(q.block[1]) };
-                let block = at / cols * cols.div_ceil(width) + at % cols / width; // a run of one row in one block
-                if scale.0 != block {
-                    scale = (block, scale_at(x, at, tensors)?);
-                }
-                code_value(q, c[0]) * scale.1
-            }
-            DType::I32 | DType::U32 => return Err(WeightError::Unsupported("convert")),
+            DType::I32 | DType::U32 | DType::Quant(_) => return Err(WeightError::Unsupported("convert")),
         };
         store(value * factor, to, out);
+    }
+    Ok(())
+}
+
+/// [`converted`] for the codes from element `start` on: runs of one row in one block, each with its scale.
+fn decoded(
+    x: &WeightExpr,
+    q: Quant,
+    (start, codes): (u64, &[u8]),
+    (to, factor): (DType, f32),
+    tensors: &dyn Tensors,
+    out: &mut Vec<u8>,
+) -> Result<(), WeightError> {
+    let cols = matrices(x.ty()).2;
+    let width = if q.block[1] == 0 { cols } else { u64::from(q.block[1]) };
+    let values: [f32; 256] = std::array::from_fn(|code| code_value(q, code as u8));
+    let mut rest = codes;
+    while !rest.is_empty() {
+        let at = start + (codes.len() - rest.len()) as u64;
+        let column = at % cols;
+        let (run, after) = rest.split_at(rest.len().min((width - column % width).min(cols - column) as usize));
+        let scale = scale_at(x, at, tensors)?;
+        run.iter().for_each(|code| store(values[usize::from(*code)] * scale * factor, to, out));
+        rest = after;
     }
     Ok(())
 }
@@ -280,10 +296,9 @@ pub fn origin(e: &WeightExpr, at: u64) -> Result<(&WeightExpr, u64), WeightError
 
 fn source_scale(name: &str, ty: &TensorType, at: u64, tensors: &dyn Tensors) -> Result<f32, WeightError> {
     let DType::Quant(q) = ty.dtype else { unreachable!("scales belong to quantized tensors") };
-    let names = source_names(name);
     let (_, rows, cols) = matrices(ty);
     let (tensor, inside) = (at / (rows * cols), at % (rows * cols));
-    let name = format!("{}_scale_inv", names[tensor as usize]);
+    let name = format!("{}_scale_inv", source_name(name, tensor));
     let bytes = tensors.bytes(&name).ok_or_else(|| WeightError::Missing(name.clone()))?;
     let across = q.blocks(rows, cols)[1];
     let block = |n: u64, b: u32| if b == 0 { 0 } else { n / u64::from(b) };

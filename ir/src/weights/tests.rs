@@ -8,6 +8,7 @@ use crate::types::{DType, Dim};
 #[test]
 fn patterns_stand_for_names() {
     assert_eq!(source_names("a.{2..4}.b"), ["a.2.b", "a.3.b"]);
+    assert_eq!([source_name("a.{2..4}.b", 1), source_name("a.b", 0)], ["a.3.b", "a.b"]);
     assert_eq!(source_names("a.{4..2}.b"), Vec::<String>::new());
     for plain in ["a.b", "a.{2..x}.b", "a.{2}.b", "a}.{1..", "{"] {
         assert_eq!(source_names(plain), [plain]);
