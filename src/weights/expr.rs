@@ -162,7 +162,9 @@ fn decoded(
         let column = at % cols;
         let (run, after) = rest.split_at(rest.len().min((width - column % width).min(cols - column) as usize));
         let scale = scale_at(x, at, tensors)?;
-        run.iter().for_each(|code| store(values[usize::from(*code)] * scale * factor, to, out));
+        for code in run {
+            store(values[usize::from(*code)] * scale * factor, to, out);
+        }
         rest = after;
     }
     Ok(())
