@@ -3,7 +3,7 @@
 use crate::bucket::Bucket;
 use crate::kernel::{Answer, AttrsExt, Call, Catalog, KernelSpec, spec_of};
 use crate::ops::{Op, einsum};
-use crate::types::{PAGE_TOKENS, Sizes, Symbol, Type};
+use crate::types::{Dim, PAGE_TOKENS, Sizes, Symbol, Type};
 
 /// Work of one call at given sizes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -118,16 +118,19 @@ fn expert_matrices(op: Op) -> &'static [usize] {
 }
 
 /// Matrices read as a share of the experts: `min(E, T k) / E`, as if tokens chose different ones as long as there are some. By token that is
-/// as much more as it really is: `T k` matrices for the `E (1 - (1 - k / E)^T)` that are distinct on average.
+/// as much more as it really is: `T k` matrices for the `E (1 - (1 - k / E)^T)` that are distinct on average. Rows that want logits may then be
+/// all tokens: what is quick for one row must not be slow if more want them.
 fn used_experts(call: &Call<'_>, weight: usize, sizes: &Sizes) -> f64 {
     let dim = |i: usize, axis: usize| call.operands[i].tensor().map_or(1, |t| t.shape[axis].eval(sizes)) as f64;
-    let (total, tokens, slots) = (dim(weight, 0).max(1.0), dim(1, 0), dim(1, 1));
-    let read = total.min(tokens * slots);
+    let (total, rows, slots) = (dim(weight, 0).max(1.0), dim(1, 0), dim(1, 1));
+    let read = |rows: f64| total.min(rows * slots) / total;
     if !matches!(call.op, Op::ExpertSwigluByToken | Op::ExpertDownByToken) {
-        return read / total;
+        return read(rows);
     }
+    let of_logits = call.operands[1].tensor().is_some_and(|t| t.shape[0] == Dim::symbol(Symbol::R));
+    let tokens = if of_logits { rows.max(sizes.get(Symbol::T) as f64) } else { rows };
     let distinct = total * (1.0 - (1.0 - (slots / total).min(1.0)).powf(tokens));
-    read / total * (tokens * slots / distinct.max(1.0)).max(1.0)
+    read(tokens) * (tokens * slots / distinct.max(1.0)).max(1.0)
 }
 
 fn operations(call: &Call<'_>, sizes: &Sizes) -> f64 {

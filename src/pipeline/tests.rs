@@ -6,11 +6,11 @@ use crate::output::Needs;
 use deepfuse_codegen::x86::targets;
 use deepfuse_passes::fuse::GivenUp;
 
-/// What becomes of two dense layers of tiny-v2 within a limit: its needs, and whether they are refused.
+/// What becomes of two dense layers of V2-Lite within a limit: its needs, and whether they are refused.
 fn within(memory: Option<u64>) -> (Fused, Needs, Result<Needs, String>) {
     let dir = tempfile::tempdir().unwrap();
-    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints/tiny-v2/config.json");
-    let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(tiny).unwrap()).unwrap();
+    let lite = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoints/deepseek-v2-lite-config/config.json");
+    let mut config: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(lite).unwrap()).unwrap();
     config["num_hidden_layers"] = 2.into();
     config["first_k_dense_replace"] = 2.into();
     std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
@@ -46,9 +46,9 @@ fn weight_forms_are_given_up_for_memory() {
         // Smaller forms need smaller activations too, so that the smallest may be enough though weights alone are beyond the first limit.
         assert!(report.stored <= report.limit || needs.weights == smallest.weights, "{report:?}");
         assert!(!report.given_up.is_empty() && report.given_up.iter().all(|g| g.bytes > 0), "{report:?}");
-        // In the smallest forms the absorbed one is not stored beside the expanded one.
-        let absorbed = |g: &GivenUp| g.form.contains("head_rows(model.layers.0.self_attn.kv_b_proj");
-        assert!(limit > least || report.given_up.iter().any(absorbed), "{report:?}");
+        // In the smallest forms one of the absorbed and the expanded form is left.
+        let of_attention = |g: &GivenUp| g.form.contains("model.layers.0.self_attn.kv_b_proj");
+        assert!(limit > least || report.given_up.iter().any(of_attention), "{report:?}");
         // What is told is the difference of the times.
         let nanos = |f: &Fused, b: usize| {
             let of_classes = f.report.classes.iter().map(|c| c.buckets[b].fused.cost.nanos());

@@ -72,6 +72,7 @@ fn premises_hold_and_fail() {
         KeepsFirst("?a"),
         ByRows("?e"),
         IsRows("?rows", "?w"),
+        SameDType("?x", "?w"),
     ] {
         assert!(premise.holds(&m), "{premise}");
     }
@@ -103,6 +104,8 @@ fn premises_hold_and_fail() {
         ByRows("?bad"),
         IsRows("?h", "?w"),
         IsRows("?rows", "?x"),
+        SameDType("?x", "?c"),
+        SameDType("?x", "?s"),
     ] {
         assert!(!premise.holds(&m), "{premise}");
     }
