@@ -22,7 +22,6 @@ use deepfuse_ir::weights::{WeightExpr, source_names};
 use deepfuse_ir::{Graph, Op, ParamKind, Sizes};
 use deepfuse_passes::IMPORTANCE;
 use deepfuse_passes::fuse::Numerics;
-use deepfuse_runtime::batch::BatchSizes;
 use deepfuse_runtime::look::Look;
 use deepfuse_runtime::session::page_bytes;
 use deepfuse_runtime::tokenizer::Tokenizer;
@@ -189,7 +188,7 @@ impl Sums {
 impl Sum {
     /// Adds the rows that a launch multiplies with the weight, operand `at`.
     fn add(&mut self, look: &Look<'_>, spec: &deepfuse_ir::KernelSpec, at: usize) {
-        let (x, sizes) = (&spec.inputs[0], sizes(look.sizes));
+        let (x, sizes) = (&spec.inputs[0], Sizes(look.sizes.symbols()));
         let (Some(bytes), Some(ty), Some(strides)) = (look.bytes(0), x.tensor(), x.strides()) else { return };
         let number = |at: usize| f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let shape: Vec<u64> = ty.shape.iter().map(|d| d.eval(&sizes)).collect();
@@ -213,9 +212,4 @@ impl Sum {
             }
         }
     }
-}
-
-fn sizes(batch: BatchSizes) -> Sizes {
-    let [t, s, p, r] = [batch.tokens, batch.sequences, batch.pages, batch.rows].map(u64::from);
-    Sizes([t, s, p, r, batch.cached])
 }

@@ -281,15 +281,7 @@ fn first_fit(intervals: &[Interval]) -> Vec<out::Buffer> {
 
 /// Bytes of a session's activations for given limits: what the arenas of the largest bucket take.
 pub fn activation_bytes(plan: &out::Plan, tokens: u64, pages: u64, sequences: u64, rows: u64) -> u64 {
-    let limit = |a: out::Arena| match a {
-        out::Arena::Fixed => 1,
-        out::Arena::Per(out::Symbol::T) => tokens,
-        out::Arena::Per(out::Symbol::S) => sequences,
-        out::Arena::Per(out::Symbol::P) => pages,
-        out::Arena::Per(out::Symbol::R) => rows,
-        out::Arena::Per(out::Symbol::C) => pages * PAGE_TOKENS,
-        out::Arena::PerTokenPage => tokens * pages,
-    };
+    let limit = |a: out::Arena| a.units([tokens, sequences, pages, rows, pages * PAGE_TOKENS]) as u64;
     let bucket = |b: &out::BucketPlan| {
         let pages_of = |a: out::Arena| match a {
             out::Arena::Per(out::Symbol::P) => u64::from(b.assumptions.pages.max).min(limit(a)),

@@ -50,6 +50,14 @@ pub struct BatchSizes {
     pub context: u32,
 }
 
+impl BatchSizes {
+    /// Values of the plan's symbols, in their order.
+    pub fn symbols(self) -> [u64; 5] {
+        let [t, s, p, r] = [self.tokens, self.sequences, self.pages, self.rows].map(u64::from);
+        [t, s, p, r, self.cached]
+    }
+}
+
 /// The inputs of one batch. Its lists have room for the largest batch and never move.
 #[derive(Debug)]
 pub struct Batch {

@@ -1,7 +1,7 @@
 //! A look at what a launch is about to read: for calibration.
 
 use crate::batch::BatchSizes;
-use deepfuse_artifact::plan::{Action, Arena, Arg, Buffer, Symbol};
+use deepfuse_artifact::plan::{Action, Arg, Buffer};
 
 /// Is shown every action of a batch before it runs.
 pub type Observer<'a> = dyn FnMut(&Look<'_>) + 'a;
@@ -28,22 +28,9 @@ impl<'a> Look<'a> {
         let Action::Launch(launch) = self.action else { return None };
         let Arg::Buffer { index, offset } = *launch.args.get(argument)? else { return None };
         let buffer = &self.buffers[index as usize];
-        let bytes = buffer.bytes * units(buffer.arena, self.sizes) - offset;
+        let bytes = buffer.bytes * buffer.arena.units(self.sizes.symbols()) as u64 - offset;
         // SAFETY: the runtime gave the buffer at least so many bytes after this address (`program::arena_bytes`), they were zeroed when they
         // were mapped, and no worker runs while somebody looks.
         Some(unsafe { std::slice::from_raw_parts(self.addresses[argument] as *const u8, bytes as usize) })
-    }
-}
-
-/// Units of an arena in this batch.
-fn units(arena: Arena, sizes: BatchSizes) -> u64 {
-    match arena {
-        Arena::Fixed => 1,
-        Arena::Per(Symbol::T) => sizes.tokens.into(),
-        Arena::Per(Symbol::S) => sizes.sequences.into(),
-        Arena::Per(Symbol::P) => sizes.pages.into(),
-        Arena::Per(Symbol::R) => sizes.rows.into(),
-        Arena::Per(Symbol::C) => sizes.cached,
-        Arena::PerTokenPage => u64::from(sizes.tokens) * u64::from(sizes.pages),
     }
 }

@@ -9,7 +9,7 @@ use crate::memory::Region;
 use crate::pool::{Job, Part, Pool};
 use crate::trace::{self, Recorder};
 use deepfuse_artifact::Artifact;
-use deepfuse_artifact::plan::{Action, Arena, Arg, Assumptions, BucketPlan, Kernel, Plan, Symbol};
+use deepfuse_artifact::plan::{Action, Arena, Arg, Assumptions, BucketPlan, Kernel, Plan};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -92,17 +92,9 @@ impl Memory {
 
 /// Units of an arena in one bucket.
 fn units(arena: Arena, a: Assumptions, limits: SymbolLimits) -> u128 {
-    let tokens = u128::from(limits.tokens.min(a.tokens.max));
-    let pages = u128::from(limits.pages.min(a.pages.max));
-    match arena {
-        Arena::Fixed => 1,
-        Arena::Per(Symbol::T) => tokens,
-        Arena::Per(Symbol::S) => limits.sequences.into(),
-        Arena::Per(Symbol::P) => pages,
-        Arena::Per(Symbol::R) => limits.rows.into(),
-        Arena::Per(Symbol::C) => limits.cached.into(),
-        Arena::PerTokenPage => tokens * pages,
-    }
+    let (tokens, pages) = (limits.tokens.min(a.tokens.max), limits.pages.min(a.pages.max));
+    let [t, s, p, r] = [tokens, limits.sequences, pages, limits.rows].map(u64::from);
+    arena.units([t, s, p, r, limits.cached])
 }
 
 /// Size of each arena: the largest end of a buffer in any bucket.
@@ -197,11 +189,9 @@ impl Prepared {
         recorder: &Recorder,
         observer: Option<&mut Observer<'_>>,
     ) -> Result<(), Error> {
-        let symbols = [sizes.tokens, sizes.sequences, sizes.pages, sizes.rows].map(u64::from);
         for step in &self.steps {
             if let Step::Launch { args, .. } = step {
-                self.args[*args..args + 4].copy_from_slice(&symbols);
-                self.args[args + 4] = sizes.cached;
+                self.args[*args..args + 5].copy_from_slice(&sizes.symbols());
             }
         }
         for at in &self.logits {

@@ -38,6 +38,18 @@ pub enum Arena {
     PerTokenPage,
 }
 
+impl Arena {
+    /// Its units where the symbols, in the order of [`Symbol::ALL`], have these values.
+    pub fn units(self, symbols: [u64; 5]) -> u128 {
+        let of = |s: Symbol| u128::from(symbols[s as usize]);
+        match self {
+            Self::Fixed => 1,
+            Self::Per(symbol) => of(symbol),
+            Self::PerTokenPage => of(Symbol::T) * of(Symbol::P),
+        }
+    }
+}
+
 /// A range of memory for one value of a step. Buffers whose lifetimes do not meet may share bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buffer {

@@ -6,7 +6,7 @@ use deepfuse::reduce::reduce;
 use deepfuse_artifact::report::{Report, exit};
 use deepfuse_ir::Graph;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// Code of a failure that is a panic of ours.
@@ -36,10 +36,11 @@ pub fn run(graph: &Graph, args: &Args, json: bool) -> Result<(), Error> {
 fn shrunk(graph: &Graph, args: &Args) -> Result<(Graph, Option<String>, usize), Error> {
     let mut attempts = 0;
     let (small, code) = if let Some(command) = &args.fails_if {
-        let file = Scratch::new();
+        let cannot = |e: &std::io::Error| Report::new("opt::scratch", exit::ENVIRONMENT, e.to_string());
+        let file = tempfile::Builder::new().suffix(".ir").tempfile().map_err(|e| cannot(&e))?;
         let mut fails = |g: &Graph| {
             attempts += 1;
-            file.succeeds(command, g)
+            succeeds(command, file.path(), g)
         };
         (if fails(graph) { Some(reduce(graph, &mut fails)) } else { None }, None)
     } else {
@@ -72,22 +73,8 @@ fn failure(graph: &Graph, args: &Args) -> Option<Report> {
     }
 }
 
-/// The file that commands look at, gone with this.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        Self(std::env::temp_dir().join(format!("deepfuse-reduce-{}.ir", std::process::id())))
-    }
-
-    fn succeeds(&self, command: &str, graph: &Graph) -> bool {
-        let run = |path: &Path| Command::new("sh").arg("-c").arg(command).arg(path).output();
-        std::fs::write(&self.0, graph.to_string()).and_then(|()| run(&self.0)).is_ok_and(|out| out.status.success())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
+/// Whether a command ends with code 0 when `file` holds the graph.
+fn succeeds(command: &str, file: &Path, graph: &Graph) -> bool {
+    let run = || Command::new("sh").arg("-c").arg(command).arg(file).output();
+    std::fs::write(file, graph.to_string()).and_then(|()| run()).is_ok_and(|out| out.status.success())
 }
