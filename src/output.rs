@@ -7,7 +7,7 @@ use crate::report::CompileReport;
 use crate::weights::{Findings, WeightError, stream};
 use deepfuse_artifact::elements::{Element, Elements};
 use deepfuse_artifact::manifest::{
-    FusionInfo, GivenUpInfo, MemoryInfo, ModelInfo, NumericsInfo, SlowerInfo, TargetInfo, TokensInfo, section,
+    FormInfo, FusionInfo, GivenUpInfo, MemoryInfo, ModelInfo, NumericsInfo, SlowerInfo, TargetInfo, TokensInfo, section,
 };
 use deepfuse_artifact::plan::Plan;
 use deepfuse_artifact::report::{Report, exit};
@@ -16,7 +16,7 @@ use deepfuse_artifact::writer::{About, ArtifactWriter, SECTIONS_RESERVE_BYTES, c
 use deepfuse_frontend::{Activations, Family, Model, read_limited};
 use deepfuse_ir::weights::StoredWeight;
 use deepfuse_ir::{Code, DType, Layout, PAGE_TOKENS, Quant};
-use deepfuse_passes::fuse::FuseReport;
+use deepfuse_passes::fuse::{FuseReport, GivenUp, Slower, StoredForm};
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -293,15 +293,25 @@ pub fn fusion_info(report: &FuseReport, req: &Request) -> FusionInfo {
 /// What was given up for a limit on memory; none if nothing was.
 fn memory_info(report: &FuseReport) -> Option<MemoryInfo> {
     let m = report.memory.as_ref().filter(|m| !m.given_up.is_empty())?;
-    let given_up = m.given_up.iter();
-    let given_up = given_up.map(|g| GivenUpInfo { class: g.class, form: g.form.clone(), bytes: g.bytes });
-    let slower = m.slower.iter().map(|(bucket, picos)| SlowerInfo { bucket: bucket.clone(), picos: *picos });
+    let form = |f: &StoredForm| FormInfo { form: f.name.clone(), bytes: f.bytes, new: f.new };
+    let slower = |all: &[Slower]| {
+        let one = |s: &Slower| SlowerInfo { bucket: s.bucket.clone(), picos: s.picos, of_picos: s.of_picos };
+        all.iter().map(one).collect()
+    };
+    let given_up = |g: &GivenUp| GivenUpInfo {
+        class: g.class,
+        regions: g.regions,
+        forms: g.forms.iter().map(form).collect(),
+        instead: g.instead.iter().map(form).collect(),
+        saved: g.saved(),
+        slower: slower(&g.slower),
+    };
     Some(MemoryInfo {
         limit: m.limit,
         stored: m.stored,
         wanted: m.wanted,
-        given_up: given_up.collect(),
-        slower: slower.collect(),
+        given_up: m.given_up.iter().map(given_up).collect(),
+        slower: slower(&m.slower),
     })
 }
 

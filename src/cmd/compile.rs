@@ -7,12 +7,12 @@ use deepfuse::pipeline::Event;
 use deepfuse::text::{Stop, at_stop};
 use deepfuse::{Error, Request, pipeline};
 use deepfuse_artifact::interrupt;
-use deepfuse_artifact::manifest::MemoryInfo;
+use deepfuse_artifact::manifest::{MemoryInfo, SlowerInfo};
 use deepfuse_codegen::x86::targets;
 use deepfuse_frontend::{Activations, Model};
 use deepfuse_ir::Quant;
 use deepfuse_passes::fuse::Numerics;
-use deepfuse_runtime::cli::{human_bytes, human_count};
+use deepfuse_runtime::cli::{human_bytes, human_count, human_seconds};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -39,8 +39,8 @@ pub struct Args {
     /// How far fusion may change results; each class includes those before it
     #[arg(long, value_name = "CLASS", default_value = "requantizes")]
     numerics: NumericsArg,
-    /// Most memory that running the model may take, for example 24GiB: forms of weights are given up for it, those first that save least time
-    /// a byte; fail if that is not enough
+    /// Most memory that running the model may take, for example 24GiB: forms of weights are given up for it, those first without which steps of
+    /// all kinds slow down least, each by its part; fail if that is not enough
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<u64>,
     /// Compile from config.json alone: plan and code, but no weights, so that it cannot run
@@ -294,15 +294,34 @@ fn print_summary(c: &pipeline::Compiled, w: &Written, req: &Request, compile: f6
     say!("next: {program} {next} {}{prompt}", out.display());
 }
 
-/// What was given up for `--memory`: forms with their bytes, and the time that it costs.
+/// What was given up for `--memory`: forms with what replaces them, and the time that it costs.
 pub fn memory_lines(m: &MemoryInfo) -> Vec<String> {
     let saved = human_bytes(m.wanted - m.stored);
-    let mut lines =
-        vec![format!("memory       {saved} less of weights than would be fastest; not stored, for --memory:")];
-    lines.extend(m.given_up.iter().map(|g| format!("  class {}: {}, {}", g.class, g.form, human_bytes(g.bytes))));
-    let slower = m.slower.iter().map(|s| format!("{} {:+.1} us", s.bucket, s.picos as f64 / 1e6));
-    lines.push(format!("  estimated time of a step: {}", slower.collect::<Vec<_>>().join(", ")));
+    let mut lines = vec![format!("memory       {saved} less of weights than would be fastest, for --memory")];
+    for g in &m.given_up {
+        let (layers, saved) = (if g.regions == 1 { "layer" } else { "layers" }, human_bytes(g.saved.unsigned_abs()));
+        let sign = if g.saved < 0 { "more" } else { "less" };
+        lines.push(format!("  class {}, {} {layers}: {saved} {sign}", g.class, g.regions));
+        lines.extend(g.forms.iter().map(|f| format!("    not stored   {} ({})", f.form, human_bytes(f.bytes))));
+        for f in &g.instead {
+            let what = if f.new { "in its place" } else { "still stored" };
+            lines.push(format!("    {what} {} ({})", f.form, human_bytes(f.bytes)));
+        }
+        lines.push(format!("    slower       {}", slower_text(&g.slower)));
+    }
+    lines.push(format!("  together, by the estimate of a whole step: {}", slower_text(&m.slower)));
     lines
+}
+
+/// `decode-1 +3.1 % (+950 us)` for buckets where it shows.
+fn slower_text(all: &[SlowerInfo]) -> String {
+    let told = all.iter().filter(|s| s.percent().abs() >= 0.1);
+    let one = |s: &SlowerInfo| {
+        let (sign, time) = (if s.picos < 0 { '-' } else { '+' }, human_seconds(s.picos.unsigned_abs() as f64 / 1e12));
+        format!("{} {:+.1} % ({sign}{time})", s.bucket, s.percent())
+    };
+    let told: Vec<String> = told.map(one).collect();
+    if told.is_empty() { "no step by 0.1 % or more".to_owned() } else { told.join(", ") }
 }
 
 fn print_errors(errors: &[ClassError]) {

@@ -1,10 +1,11 @@
 //! Extraction of all layer classes within a limit on the bytes of stored weights.
 //!
 //! Every class has a list of ways to store its weights, from the fastest to the smallest, each the cheapest of those that take fewer bytes than
-//! the one before. Lists are combined exactly: of every combination of bytes only the cheapest ways are kept.
+//! the one before. Lists are combined exactly: of every combination of bytes only the cheapest ways are kept. Cheap is what makes little of each
+//! bucket's step: see [`relative`].
 
 use super::extract::stored_charge;
-use super::joint::{Joint, JointExtraction, NoForm, extract_by_bytes, extract_jointly};
+use super::joint::{Joint, JointExtraction, NoForm, Scale, extract_by_bytes, extract_jointly};
 use std::collections::BTreeSet;
 
 /// Ways of one class beside the fastest and the smallest. If there are more the result may not be the best, and the gap says so.
@@ -83,6 +84,30 @@ impl Group {
         }
         Ok((ways, bounds))
     }
+}
+
+/// The whole of a bucket's step when times are relative: large enough for the smallest kernel, small enough for forms a thousand times slower.
+const WHOLE: u64 = 1 << 44;
+
+/// Every bucket's step counts the same, however long it takes, and charges count as in the shortest step. Times as they are would let a prompt of
+/// thousands of tokens decide alone: a form that makes it 1 % faster would be kept before one without which each token takes ten times as long.
+/// A server's time is what is scarce, and how it is divided among the buckets is not known; equal parts are the neutral guess.
+pub fn relative(groups: &[Group], steps: &[u64]) -> Vec<Group> {
+    let scale = |picos: &u64| Scale { by: WHOLE, of: *picos };
+    let weights: Vec<Scale> = steps.iter().map(scale).collect();
+    let charges = steps.iter().min().map_or(Scale::ONE, scale);
+    let weighted = |g: &Group| {
+        let joint = Joint { problems: g.joint.problems.clone(), weights: weights.clone(), charges };
+        Group { joint, regions: g.regions }
+    };
+    groups.iter().map(weighted).collect()
+}
+
+/// Time of a step by bucket, all regions together, in 1/1000 ns; not 0.
+pub fn step_picos(groups: &[Group], all: &[JointExtraction]) -> Vec<u64> {
+    let buckets = all.first().map_or(0, |e| e.buckets.len());
+    let of_bucket = |b: usize| groups.iter().zip(all).map(|(g, e)| g.regions * e.buckets[b].cost.picos).sum::<u64>();
+    (0..buckets).map(|b| of_bucket(b).max(1)).collect()
 }
 
 /// Where a way is not proved best, one with any number of bytes may be cheaper by its gap.

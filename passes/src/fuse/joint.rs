@@ -1,7 +1,7 @@
 //! Extraction for all buckets of a layer class together: a weight form that one bucket stores is there for all others.
 //!
 //! ```text
-//! minimise  sum over buckets b of weight(b) * time(b)  +  sum over forms f that some bucket reads of charge(f)
+//! minimise  sum over buckets b of weight(b) * time(b)  +  sum over forms f that some bucket reads of weight * charge(f)
 //! ```
 //!
 //! If the stored forms are decided, the buckets are independent. So: descent over the buckets from several starts, then branch and bound over the
@@ -15,13 +15,32 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Nodes of the search over the forms after which the best extraction so far is taken, with the gap that is left.
 const FORM_NODE_LIMIT: u32 = 200;
 
+/// How much a time counts: `by / of` times what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scale {
+    pub by: u64,
+    pub of: u64,
+}
+
+impl Scale {
+    /// As it is.
+    pub const ONE: Self = Self { by: 1, of: 1 };
+
+    fn apply(self, picos: u64) -> u64 {
+        let scaled = u128::from(picos) * u128::from(self.by) / u128::from(self.of.max(1));
+        u64::try_from(scaled).unwrap_or(u64::MAX)
+    }
+}
+
 /// One layer class in all buckets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Joint {
     /// By bucket, over the same forms. Charges in them are ignored.
     pub problems: Vec<Problem>,
     /// How much a bucket's time counts, by bucket.
-    pub weights: Vec<u64>,
+    pub weights: Vec<Scale>,
+    /// How much the charges count.
+    pub charges: Scale,
 }
 
 impl Joint {
@@ -32,7 +51,7 @@ impl Joint {
 
     /// The same where time does not count.
     pub fn timeless(&self) -> Self {
-        let mut joint = Self { weights: vec![1; self.problems.len()], ..self.clone() };
+        let mut joint = Self { weights: vec![Scale::ONE; self.problems.len()], charges: Scale::ONE, ..self.clone() };
         let classes = joint.problems.iter_mut().flat_map(|p| &mut p.classes);
         classes.flatten().for_each(|c| c.picos = 0);
         joint
@@ -46,7 +65,7 @@ pub struct JointExtraction {
     pub buckets: Vec<Extraction>,
     /// Forms that some bucket reads.
     pub stored: BTreeSet<usize>,
-    /// Weighted time of all buckets and the charges for `stored`, in 1/1000 ns.
+    /// Weighted time of all buckets and weighted charges for `stored`, in 1/1000 ns.
     pub total: u128,
     /// By how much another extraction could have a lower total at most.
     pub gap: u128,
@@ -113,7 +132,10 @@ struct Solver<'a> {
     joint: &'a Joint,
     /// With weighted times.
     weighted: Vec<Problem>,
-    charges: &'a [Option<u64>],
+    /// Weighted.
+    charges: Vec<Option<u64>>,
+    /// As given.
+    unweighted: &'a [Option<u64>],
     /// By bucket, the forms that some candidate reads.
     reads: Vec<BTreeSet<usize>>,
     /// By form, the buckets that can read it.
@@ -125,14 +147,15 @@ struct Solver<'a> {
 }
 
 impl<'a> Solver<'a> {
-    fn of(joint: &'a Joint, charges: &'a [Option<u64>]) -> Self {
+    fn of(joint: &'a Joint, unweighted: &'a [Option<u64>]) -> Self {
+        let charges: Vec<Option<u64>> = unweighted.iter().map(|c| c.map(|c| joint.charges.apply(c))).collect();
         let weighted = joint.problems.iter().zip(&joint.weights).map(|(p, w)| scaled(p, *w)).collect();
         let read = |p: &Problem| p.classes.iter().flatten().flat_map(|c| c.stored.iter().copied()).collect();
         let reads: Vec<BTreeSet<usize>> = joint.problems.iter().map(read).collect();
         let readers = |f: usize| (0..reads.len()).filter(|b| reads[*b].contains(&f)).collect();
         let readers = (0..charges.len()).map(readers).collect();
         let (known, left) = (RefCell::default(), Cell::new(LIMITS.nodes));
-        Self { joint, weighted, charges, reads, readers, known, left }
+        Self { joint, weighted, charges, unweighted, reads, readers, known, left }
     }
 
     fn extract(&self, bucket: usize, charge: impl Fn(usize) -> Option<u64>) -> Result<Extraction, NoForm> {
@@ -304,7 +327,7 @@ impl<'a> Solver<'a> {
             let others = self.others(&plan.buckets, b);
             let mut problem = self.joint.problems[b].clone();
             for (f, form) in problem.forms.iter_mut().enumerate() {
-                form.charge = if others.contains(&f) { Some(0) } else { self.charges[f] };
+                form.charge = if others.contains(&f) { Some(0) } else { self.unweighted[f] };
             }
             let (cost, _) = evaluate(&problem, &e.choice).expect("what was extracted is a solution");
             Extraction { cost, ..e.clone() }
@@ -324,10 +347,10 @@ struct Node {
     buckets: Vec<Extraction>,
 }
 
-fn scaled(problem: &Problem, weight: u64) -> Problem {
+fn scaled(problem: &Problem, weight: Scale) -> Problem {
     let mut problem = problem.clone();
     for c in problem.classes.iter_mut().flatten() {
-        c.picos = c.picos.saturating_mul(weight);
+        c.picos = weight.apply(c.picos);
     }
     problem
 }

@@ -6,6 +6,7 @@ pub mod certificate;
 pub(crate) mod classes;
 mod extract;
 mod forced;
+mod given_up;
 mod joint;
 pub(crate) mod language;
 mod prepared;
@@ -22,7 +23,7 @@ mod work;
 pub use certificate::{Certificate, CertificateError, ClassCertificate, Direction, Step, Term};
 pub use extract::{Cost, stored_charge_nanos};
 pub use forced::forced;
-pub use report::{BucketReport, ClassReport, Form, FuseReport, GivenUp, MemoryReport};
+pub use report::{BucketReport, ClassReport, Form, FuseReport, GivenUp, MemoryReport, Slower, StoredForm};
 pub use saturate::{ITERATION_LIMIT, NODE_LIMIT, RuleStats, Stop};
 pub use sentences::sentence;
 pub use words::attr_text;
@@ -75,12 +76,13 @@ pub struct FuseOptions {
     pub numerics: Numerics,
     /// Names of rules that must not fire; `all` disables every rule, which leaves the identity extraction.
     pub disabled: Vec<String>,
-    /// How much the time of each bucket counts, in the order of the buckets; those that are not named count once.
+    /// How much the time of each bucket counts, in the order of the buckets; those that are not named count once. Within a limit on stored weights
+    /// all count the same, whatever their steps take.
     pub weights: Vec<u64>,
 }
 
 impl FuseOptions {
-    /// All rules within a numeric class; every bucket counts the same.
+    /// All rules within a numeric class; every bucket counts as long as it takes.
     pub fn new(numerics: Numerics) -> Self {
         Self { numerics, disabled: vec![], weights: vec![] }
     }

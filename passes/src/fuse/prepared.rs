@@ -1,11 +1,13 @@
 //! All layer classes of a graph with all their forms, and what is taken of them within a limit on stored weights.
 
-use super::budget::{Budgeted, Group, Ways};
+use super::budget::{Budgeted, Group, Ways, relative, step_picos};
 use super::certificate::{Certificate, ClassCertificate};
 use super::classes::LayerClass;
+use super::extract::stored_charge;
+use super::given_up::{self, Lost};
 use super::joint::JointExtraction;
 use super::region::FusedRegion;
-use super::report::{FuseReport, GivenUp, MemoryReport};
+use super::report::{FuseReport, GivenUp, MemoryReport, Slower, StoredForm};
 use super::saturate::CompiledRule;
 use super::space::Space;
 use super::{FuseError, FuseOptions, Fused, checked, enabled_rules, splice};
@@ -92,11 +94,27 @@ impl<'a> Prepared<'a> {
             return Ok(self.fastest.clone());
         }
         if self.ways.get().is_none() {
-            let found = Ways::of(&self.groups).map_err(|(class, at)| self.spaces[class].no_kernel(at))?;
+            let groups = relative(&self.groups, &step_picos(&self.groups, &self.fastest.groups));
+            let found = Ways::of(&groups).map_err(|(class, at)| self.spaces[class].no_kernel(at))?;
             self.ways.get_or_init(|| found);
         }
         let ways = self.ways.get().expect("it was set above");
-        Ok(ways.within(limit).unwrap_or_else(|smallest| ways.within(smallest).expect("the smallest is a way")))
+        let found = ways.within(limit);
+        Ok(self.in_time(found.unwrap_or_else(|smallest| ways.within(smallest).expect("the smallest is a way"))))
+    }
+
+    /// Totals as times and charges; gaps are the same part of them as they were of what was made small.
+    fn in_time(&self, found: Budgeted) -> Budgeted {
+        let part = |gap: u128, of: u128, total: u128| (gap as f64 / of.max(1) as f64 * total as f64).ceil() as u128;
+        let weighted = sum(&self.groups, &found.groups, |e| e.total);
+        let timed = |(g, e): (&Group, JointExtraction)| {
+            let charges = e.stored.iter().map(|f| u128::from(stored_charge(g.joint.bytes(*f)))).sum::<u128>();
+            let total = charges + e.buckets.iter().map(|b| u128::from(b.cost.picos)).sum::<u128>();
+            JointExtraction { gap: part(e.gap, e.total, total), total, ..e }
+        };
+        let groups: Vec<JointExtraction> = self.groups.iter().zip(found.groups).map(timed).collect();
+        let gap = part(found.gap, weighted, sum(&self.groups, &groups, |e| e.total));
+        Budgeted { groups, gap }
     }
 
     fn stored(&self, taken: &Budgeted) -> u64 {
@@ -105,20 +123,47 @@ impl<'a> Prepared<'a> {
 
     /// What a limit costs.
     fn memory(&self, limit: u64, taken: &Budgeted) -> MemoryReport {
-        let mut slower = vec![0; self.buckets.len()];
-        let mut given_up = vec![];
-        for (class, (space, group)) in self.spaces.iter().zip(&self.groups).enumerate() {
-            let (all, kept) = (&self.fastest.groups[class], &taken.groups[class]);
-            for form in all.stored.difference(&kept.stored) {
-                let bytes = group.stored(&BTreeSet::from([*form]));
-                given_up.push(GivenUp { class, form: space.form_name(*form, self.graph), bytes });
-            }
-            for ((slower, all), kept) in slower.iter_mut().zip(&all.buckets).zip(&kept.buckets) {
-                *slower += group.regions as i64 * (kept.cost.picos as i64 - all.cost.picos as i64);
-            }
+        let (before, after) = (&self.fastest.groups, &taken.groups);
+        let steps = [before, after].map(|all| step_picos(&self.groups, all));
+        let slower = self.buckets.iter().zip(steps[0].iter().zip(&steps[1])).map(|(b, (before, after))| Slower {
+            bucket: b.name.clone(),
+            picos: *after as i64 - *before as i64,
+            of_picos: *before,
+        });
+        let of_class = |class: usize| {
+            let found = given_up::lost(&self.spaces[class], &self.groups[class], &before[class], &after[class]);
+            found.into_iter().map(move |lost| (class, lost))
+        };
+        let form = |class: usize, f: usize| StoredForm {
+            name: self.spaces[class].form_name(f, self.graph),
+            bytes: self.groups[class].stored(&BTreeSet::from([f])),
+            new: !before[class].stored.contains(&f),
+        };
+        let told = |(class, lost): (usize, Lost)| GivenUp {
+            class,
+            regions: self.classes[class].regions.len(),
+            forms: lost.forms.iter().map(|f| form(class, *f)).collect(),
+            instead: lost.instead.iter().map(|f| form(class, *f)).collect(),
+            slower: self.slower(&lost, &steps[0]),
+        };
+        MemoryReport {
+            limit,
+            stored: self.stored(taken),
+            wanted: self.stored(&self.fastest),
+            given_up: (0..self.groups.len()).flat_map(of_class).map(told).collect(),
+            slower: slower.collect(),
         }
-        let slower = self.buckets.iter().map(|b| b.name.clone()).zip(slower).collect();
-        MemoryReport { limit, stored: self.stored(taken), wanted: self.stored(&self.fastest), given_up, slower }
+    }
+
+    /// Buckets that the lost forms would make faster.
+    fn slower(&self, lost: &Lost, steps: &[u64]) -> Vec<Slower> {
+        let all = self.buckets.iter().zip(&lost.saves).zip(steps);
+        let slower = all.filter(|((_, picos), _)| **picos > 0).map(|((bucket, picos), of)| Slower {
+            bucket: bucket.name.clone(),
+            picos: *picos as i64,
+            of_picos: *of,
+        });
+        slower.collect()
     }
 }
 

@@ -68,19 +68,57 @@ pub struct MemoryReport {
     pub stored: u64,
     pub wanted: u64,
     pub given_up: Vec<GivenUp>,
-    /// By bucket, the time that a step takes longer for it, all regions together, in 1/1000 ns.
-    pub slower: Vec<(String, i64)>,
+    /// What it costs in all buckets, all regions together.
+    pub slower: Vec<Slower>,
 }
 
-/// A form of a weight that is stored without a limit, and not within it.
+/// Forms of the same tensors that are stored without a limit, and not within it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenUp {
     /// Layer class.
     pub class: usize,
-    /// By the tensors of the class's first region: `head_rows(model.layers.0.self_attn.kv_b_proj.weight)`.
-    pub form: String,
+    /// Its regions.
+    pub regions: usize,
     /// In all regions.
+    pub forms: Vec<StoredForm>,
+    /// What these tensors are stored as within the limit.
+    pub instead: Vec<StoredForm>,
+    /// Buckets whose step takes longer for want of these forms.
+    pub slower: Vec<Slower>,
+}
+
+/// A form of weights, in all regions of a class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredForm {
+    /// By the tensors of the class's first region: `head_rows(model.layers.0.self_attn.kv_b_proj.weight)`.
+    pub name: String,
     pub bytes: u64,
+    /// It is not stored without the limit.
+    pub new: bool,
+}
+
+/// A step that takes longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slower {
+    pub bucket: String,
+    /// By this, in 1/1000 ns; negative: it is faster.
+    pub picos: i64,
+    /// Without a limit it takes this, in 1/1000 ns.
+    pub of_picos: u64,
+}
+
+impl GivenUp {
+    /// Bytes that it saves; what takes the place of these forms is counted.
+    pub fn saved(&self) -> i64 {
+        let bytes = |forms: &mut dyn Iterator<Item = &StoredForm>| forms.map(|f| f.bytes).sum::<u64>() as i64;
+        bytes(&mut self.forms.iter()) - bytes(&mut self.instead.iter().filter(|f| f.new))
+    }
+}
+
+impl Slower {
+    pub fn percent(&self) -> f64 {
+        100.0 * self.picos as f64 / self.of_picos.max(1) as f64
+    }
 }
 
 impl FuseReport {
@@ -154,10 +192,12 @@ impl fmt::Display for FuseReport {
         if let Some(m) = &self.memory {
             writeln!(f, "weights: {} bytes of {} wanted, limit {}", m.stored, m.wanted, m.limit)?;
             for g in &m.given_up {
-                writeln!(f, "  class {}: {} given up, {} bytes", g.class, g.form, g.bytes)?;
+                let names = |forms: &[StoredForm]| forms.iter().map(|f| f.name.as_str()).collect::<Vec<_>>().join(", ");
+                let (lost, instead) = (names(&g.forms), names(&g.instead));
+                writeln!(f, "  class {}: {instead} instead of {lost}, {} bytes less", g.class, g.saved())?;
             }
-            for (bucket, picos) in &m.slower {
-                writeln!(f, "  {bucket}: {:.1} us slower", *picos as f64 / 1e6)?;
+            for s in &m.slower {
+                writeln!(f, "  {}: {:.1} us slower, {:+.2} %", s.bucket, s.picos as f64 / 1e6, s.percent())?;
             }
         }
         writeln!(f, "rule: applied / matches (refused, beyond {})", self.numerics.name())?;

@@ -4,7 +4,7 @@ use super::budget::Group;
 use super::certificate::{ClassCertificate, Step};
 use super::classes::LayerClass;
 use super::extract::{self, Extraction};
-use super::joint::{Joint, JointExtraction};
+use super::joint::{Joint, JointExtraction, Scale};
 use super::language::Enode;
 use super::region::{Forms, FusedRegion, Origin, PlainRegion, Prices, fused_region, plain_region};
 use super::report::{BucketReport, ClassReport, Form};
@@ -14,6 +14,8 @@ use deepfuse_ir::weights::WeightExpr;
 use deepfuse_ir::{Bucket, Catalog, Graph};
 use egg::Language;
 use indexmap::IndexMap;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// The forms of one layer class.
@@ -63,10 +65,11 @@ impl<'a> Space<'a> {
 
     /// The extraction problem of all buckets.
     pub fn group(&self, options: &FuseOptions) -> Group {
-        let weight = |at: usize| options.weights.get(at).copied().unwrap_or(1);
+        let weight = |at: usize| Scale { by: options.weights.get(at).copied().unwrap_or(1), of: 1 };
         let joint = Joint {
             problems: self.prices.iter().map(|p| p.problem.clone()).collect(),
             weights: (0..self.prices.len()).map(weight).collect(),
+            charges: Scale::ONE,
         };
         Group { joint, regions: self.class.regions.len() as u64 }
     }
@@ -85,8 +88,22 @@ impl<'a> Space<'a> {
             let value = self.class.regions[0].inputs[i as usize];
             WeightExpr::of(graph, value).map_or_else(|| format!("value.{i}"), |e| crate::stored::describe(&e))
         };
+        self.form_text(form, &name)
+    }
+
+    /// The parameters of the region that a form is made of.
+    pub fn form_inputs(&self, form: usize) -> BTreeSet<u32> {
+        let inputs = RefCell::new(BTreeSet::new());
+        self.form_text(form, &|i| {
+            inputs.borrow_mut().insert(i);
+            String::new()
+        });
+        inputs.into_inner()
+    }
+
+    fn form_text(&self, form: usize, name: &dyn Fn(u32) -> String) -> String {
         let id = self.forms.get_index(form).map(|((id, _), _)| *id);
-        id.map_or_else(String::new, |id| self.prices[0].expression(id, &name))
+        id.map_or_else(String::new, |id| self.prices[0].expression(id, name))
     }
 
     /// The fused regions of all buckets, with their report and proof.

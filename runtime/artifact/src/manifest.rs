@@ -151,23 +151,45 @@ pub struct MemoryInfo {
     pub slower: Vec<SlowerInfo>,
 }
 
-/// A form that would be stored without the limit.
+/// Forms of the same tensors that would be stored without the limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GivenUpInfo {
-    /// Layer class.
+    /// Layer class, and the number of its layers.
     pub class: usize,
+    pub regions: usize,
+    pub forms: Vec<FormInfo>,
+    /// What these tensors are stored as.
+    pub instead: Vec<FormInfo>,
+    /// Bytes that it saves, what is stored instead and would not be otherwise being counted.
+    pub saved: i64,
+    /// Buckets whose steps take longer for want of these forms.
+    pub slower: Vec<SlowerInfo>,
+}
+
+/// A form of weights.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormInfo {
     /// By the tensors of the first layer of the class.
     pub form: String,
     /// In all layers of the class.
     pub bytes: u64,
+    /// It would not be stored without the limit.
+    pub new: bool,
 }
 
 /// What the limit costs in one bucket.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlowerInfo {
     pub bucket: String,
-    /// Of a step, in 1/1000 ns of estimated time.
+    /// By how much a step takes longer, and what it would take without the limit, in 1/1000 ns of estimated time.
     pub picos: i64,
+    pub of_picos: u64,
+}
+
+impl SlowerInfo {
+    pub fn percent(&self) -> f64 {
+        100.0 * self.picos as f64 / self.of_picos.max(1) as f64
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

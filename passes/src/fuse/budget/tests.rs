@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fuse::extract::{Candidate, Form, Problem, extract};
-use crate::fuse::joint;
+use crate::fuse::joint::{self, Scale};
 use crate::fuse::tests::Random;
 use proptest::prelude::*;
 
@@ -28,7 +28,7 @@ fn all_ways(group: &Group) -> Vec<(u64, u128)> {
         for (p, w) in group.joint.problems.iter().zip(&group.joint.weights) {
             let mut p = p.clone();
             p.forms.iter_mut().enumerate().for_each(|(f, form)| form.charge = there(&f).then_some(0));
-            total += u128::from(extract(&p).unwrap().cost.picos) * u128::from(*w);
+            total += u128::from(extract(&p).unwrap().cost.picos) * u128::from(w.by);
         }
         (group.stored(&forms), total * u128::from(group.regions))
     };
@@ -85,6 +85,11 @@ proptest! {
     }
 }
 
+/// All buckets count the same.
+fn joint(problems: Vec<Problem>) -> Joint {
+    Joint { weights: vec![Scale::ONE; problems.len()], charges: Scale::ONE, problems }
+}
+
 /// Two readers, each with a form of its own that is `saved` faster than the one that serves both.
 fn pair(saved: [u64; 2]) -> Group {
     let problem = |own: usize| {
@@ -92,7 +97,7 @@ fn pair(saved: [u64; 2]) -> Group {
         let classes = vec![vec![by(2, 100_000), by(own, 100_000 - saved[own])]];
         Problem { classes, roots: vec![0], forms: vec![Form { bytes: 100, charge: None }; 3] }
     };
-    Group { joint: Joint { problems: vec![problem(0), problem(1)], weights: vec![1, 1] }, regions: 2 }
+    Group { joint: joint(vec![problem(0), problem(1)]), regions: 2 }
 }
 
 fn stored(groups: &[Group], limit: u64) -> Vec<Vec<usize>> {
@@ -110,6 +115,28 @@ fn the_form_that_saves_least_a_byte_is_given_up() {
     assert_eq!(within(&groups, 399).unwrap_err(), 400);
 }
 
+/// A prompt that takes a second would be 10 % faster by a form of its own, a token that takes 100 us twice as fast by another. Seconds would keep the
+/// prompt's form, whose 100 ms are a thousand tokens' gain; what a server loses while it decodes would be half of its speed. So the prompt's goes.
+#[test]
+fn what_is_given_up_first_costs_the_least_part_of_a_step() {
+    let [second, micro] = [1_000_000_000_000, 1_000_000];
+    let problem = |own: usize, picos: [u64; 2]| {
+        let by = |stored: Vec<usize>, picos: u64| Candidate { picos, children: vec![], stored };
+        let classes = vec![vec![by(vec![], picos[0]), by(vec![own], picos[1])]];
+        Problem { classes, roots: vec![0], forms: vec![Form { bytes: 100, charge: None }; 2] }
+    };
+    let (prompt, token) = (problem(0, [11 * second / 10, second]), problem(1, [200 * micro, 100 * micro]));
+    let groups = [Group { joint: joint(vec![prompt, token]), regions: 1 }];
+    let fastest: Vec<_> = groups.iter().map(|g| g.fastest().unwrap()).collect();
+    assert_eq!(fastest[0].stored, BTreeSet::from([0, 1]));
+    assert_eq!(step_picos(&groups, &fastest), [second, 100 * micro]);
+    assert_eq!(stored(&groups, 200), [vec![0, 1]]);
+    let relative = relative(&groups, &step_picos(&groups, &fastest));
+    assert_eq!(stored(&relative, 200), [vec![0, 1]], "nothing is given up that there is room for");
+    assert_eq!(stored(&groups, 199), [vec![0]], "the most time is kept");
+    assert_eq!(stored(&relative, 199), [vec![1]], "the most speed is kept");
+}
+
 /// A class with more ways than are looked at: the result is within the limit, the smallest is known, and the gap is honest.
 #[test]
 fn beyond_the_ways_that_are_looked_at() {
@@ -121,7 +148,7 @@ fn beyond_the_ways_that_are_looked_at() {
     };
     let forms = (0..2 * n).map(|f| Form { bytes: if f < n { 100 } else { 200 }, charge: None }).collect();
     let problem = Problem { classes: (0..n).map(class).collect(), roots: (0..n).collect(), forms };
-    let groups = [Group { joint: Joint { problems: vec![problem], weights: vec![1] }, regions: 1 }];
+    let groups = [Group { joint: joint(vec![problem]), regions: 1 }];
     let best = |second: usize| (0..n).map(|i| if i < second { 20_000 + i as u64 } else { 55_000 }).sum::<u64>();
     for second in 0..=n {
         let found = within(&groups, 2_000 + 100 * second as u64).unwrap();

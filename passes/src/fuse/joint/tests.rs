@@ -5,6 +5,10 @@ use crate::fuse::extract::{Candidate, Form as Stored, extract};
 use crate::fuse::tests::Random;
 use proptest::prelude::*;
 
+pub(in crate::fuse) fn times(by: u64) -> Scale {
+    Scale { by, of: 1 }
+}
+
 /// Buckets over one structure with their own times, up to four forms, some of which may not be stored. A way without forms is always there.
 pub(in crate::fuse) fn random(seed: u64) -> (Joint, Vec<Option<u64>>) {
     let mut r = Random(seed);
@@ -26,8 +30,8 @@ pub(in crate::fuse) fn random(seed: u64) -> (Joint, Vec<Option<u64>>) {
         Problem { classes, roots: vec![n - 1, n / 2], forms: vec![Stored { bytes: 1, charge: None }; forms] }
     };
     let problems: Vec<Problem> = (0..buckets).map(|_| problem(&mut r)).collect();
-    let weights = problems.iter().map(|_| 1 + r.below(3)).collect();
-    (Joint { problems, weights }, charges)
+    let weights = problems.iter().map(|_| times(1 + r.below(3))).collect();
+    (Joint { problems, weights, charges: Scale::ONE }, charges)
 }
 
 /// Over all sets of forms: what they are charged, and the best time of every bucket with them.
@@ -44,7 +48,7 @@ fn brute_force(joint: &Joint, charges: &[Option<u64>]) -> u128 {
             for (f, form) in p.forms.iter_mut().enumerate() {
                 form.charge = there(f).then_some(0);
             }
-            total += u128::from(extract(&p).unwrap().cost.picos) * u128::from(*w);
+            total += u128::from(extract(&p).unwrap().cost.picos) * u128::from(w.by);
         }
         best = best.min(total);
     }
@@ -53,7 +57,7 @@ fn brute_force(joint: &Joint, charges: &[Option<u64>]) -> u128 {
 
 fn total(joint: &Joint, charges: &[Option<u64>], e: &JointExtraction) -> u128 {
     let stored: u128 = e.stored.iter().map(|f| u128::from(charges[*f].unwrap())).sum();
-    let times = e.buckets.iter().zip(&joint.weights).map(|(e, w)| u128::from(e.cost.picos) * u128::from(*w));
+    let times = e.buckets.iter().zip(&joint.weights).map(|(e, w)| u128::from(e.cost.picos) * u128::from(w.by));
     stored + times.sum::<u128>()
 }
 
@@ -67,6 +71,7 @@ fn confirm(seed: u64) {
     let turned = Joint {
         problems: joint.problems.iter().rev().cloned().collect(),
         weights: joint.weights.iter().rev().copied().collect(),
+        charges: joint.charges,
     };
     assert_eq!(extract_jointly(&turned, &charges).unwrap().total, found.total, "seed {seed}");
 }
@@ -92,7 +97,8 @@ fn readers(times: &[[u64; 3]]) -> Joint {
         let classes = vec![times.iter().enumerate().map(by).collect()];
         Problem { classes, roots: vec![0], forms: vec![Stored { bytes: 100, charge: None }; 3] }
     };
-    Joint { problems: times.iter().map(problem).collect(), weights: vec![1; times.len()] }
+    let weights = vec![Scale::ONE; times.len()];
+    Joint { problems: times.iter().map(problem).collect(), weights, charges: Scale::ONE }
 }
 
 /// Bucket 0 alone would store form 0, and bucket 1 then form 1 beside it, both for 250 each; form 2 is nearly as fast for both. Taken one
@@ -118,10 +124,22 @@ fn one_form_serves_two_buckets_whatever_their_order() {
 fn weights_of_buckets_decide() {
     let mut joint = readers(&[[100, 130, 900], [130, 100, 900]]);
     let charges = [Some(100), Some(100), Some(100)];
-    joint.weights = vec![2, 1];
+    joint.weights = vec![times(2), times(1)];
     assert_eq!(extract_jointly(&joint, &charges).unwrap().stored, BTreeSet::from([0]));
-    joint.weights = vec![1, 2];
+    joint.weights = vec![times(1), times(2)];
     assert_eq!(extract_jointly(&joint, &charges).unwrap().stored, BTreeSet::from([1]));
+}
+
+/// Charges count as much as they are told to; costs are reported as they are.
+#[test]
+fn weights_of_charges_decide() {
+    let mut joint = readers(&[[100, 900, 900], [900, 100, 900]]);
+    let charges = [Some(800), Some(900), Some(100)];
+    assert_eq!(extract_jointly(&joint, &charges).unwrap().stored, BTreeSet::from([0]));
+    joint.charges = Scale { by: 1, of: 100 };
+    let found = extract_jointly(&joint, &charges).unwrap();
+    assert_eq!((found.stored, found.total), (BTreeSet::from([0, 1]), 217));
+    assert_eq!(found.buckets[0].cost.charge, 800);
 }
 
 /// A bucket is charged for what no other bucket reads.
