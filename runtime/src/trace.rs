@@ -181,6 +181,17 @@ pub fn row_bytes(row: &Kernel, s: BatchSizes) -> f64 {
     sum(&row.bytes, s, rows.map(|rows| if row.saturates > 0 { different(rows) } else { f64::from(rows) }))
 }
 
+/// The process of all rows of a trace.
+pub const PROCESS: u32 = 1;
+
+/// The row of whole launches. Not 0, which Perfetto takes for no thread, nor [`PROCESS`], whose row is the main thread's: it would show both as one.
+pub const LAUNCHES: u32 = 2;
+
+/// The row of a worker's parts.
+pub fn worker_row(worker: u32) -> u32 {
+    LAUNCHES + 1 + worker
+}
+
 /// What was recorded as a Chrome trace (`chrome://tracing`, Perfetto), times in microseconds: one row for whole launches, and one for each
 /// worker with the parts that it ran.
 ///
@@ -196,7 +207,7 @@ pub fn chrome_trace(plan: &Plan, recorder: &Recorder) -> Value {
         let nanos = e.nanos.max(1) as f64;
         json!({
             "name": name(e),
-            "cat": family, "ph": "X", "pid": 1, "tid": 0,
+            "cat": family, "ph": "X", "pid": PROCESS, "tid": LAUNCHES,
             "ts": e.start_nanos as f64 / 1e3, "dur": e.nanos as f64 / 1e3,
             "args": {
                 "kernel": symbol, "bucket": plan.buckets[e.bucket as usize].name,
@@ -209,18 +220,21 @@ pub fn chrome_trace(plan: &Plan, recorder: &Recorder) -> Value {
         let launch = &events[p.launch];
         json!({
             "name": name(launch),
-            "cat": plan.kernels[launch.kernel as usize].family, "ph": "X", "pid": 1, "tid": p.worker + 1,
+            "cat": plan.kernels[launch.kernel as usize].family, "ph": "X", "pid": PROCESS, "tid": worker_row(p.worker),
             "ts": p.start_nanos as f64 / 1e3, "dur": p.nanos as f64 / 1e3,
             "args": { "part": p.index, "parts": p.parts },
         })
     };
-    let row = |tid: usize, name: &str| {
-        let thread = json!({ "name": "thread_name", "ph": "M", "pid": 1, "tid": tid, "args": { "name": name } });
-        [thread, json!({ "name": "thread_sort_index", "ph": "M", "pid": 1, "tid": tid, "args": { "sort_index": tid } })]
+    let about = |what: &str, tid: u32, args: Value| json!({ "name": what, "ph": "M", "pid": PROCESS, "tid": tid, "args": args });
+    let row = |tid: u32, name: &str| {
+        [
+            about("thread_name", tid, json!({ "name": name })),
+            about("thread_sort_index", tid, json!({ "sort_index": tid })),
+        ]
     };
-    let process = json!({ "name": "process_name", "ph": "M", "pid": 1, "tid": 0, "args": { "name": "deepfuse" } });
-    let workers = (0..recorder.running.len()).flat_map(|w| row(w + 1, &format!("worker {w}")));
-    let rows = std::iter::once(process).chain(row(0, "launches")).chain(workers);
+    let process = about("process_name", LAUNCHES, json!({ "name": "deepfuse" }));
+    let workers = (0..recorder.running.len() as u32).flat_map(|w| row(worker_row(w), &format!("worker {w}")));
+    let rows = std::iter::once(process).chain(row(LAUNCHES, "launches")).chain(workers);
     let all: Vec<Value> = rows.chain(events.iter().map(event)).chain(recorder.parts().iter().map(part)).collect();
     json!({ "displayTimeUnit": "ns", "traceEvents": all })
 }

@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use deepfuse_runtime::trace::LAUNCHES;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -240,7 +241,7 @@ fn bench_and_trace_and_doctor() {
         deepfuse(&["run", model, "--ids", "1,2,3", "--max-new-tokens", "2", "--ignore-eos", "--trace", text(&trace)]);
     assert_eq!(out.status.code(), Some(0));
     let v: Value = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
-    let launches = v["traceEvents"].as_array().unwrap().iter().filter(|e| e["ph"] == "X" && e["tid"] == 0);
+    let launches = v["traceEvents"].as_array().unwrap().iter().filter(|e| e["ph"] == "X" && e["tid"] == LAUNCHES);
     assert_eq!(launches.count(), 6);
 
     let (code, v) = json(&["doctor", model]);

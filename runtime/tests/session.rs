@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use deepfuse_artifact::exit;
-use deepfuse_runtime::trace::{Recording, chrome_trace};
+use deepfuse_runtime::trace::{LAUNCHES, PROCESS, Recording, chrome_trace, worker_row};
 use deepfuse_runtime::{Artifact, Error, Feed, Options, SequenceId, Session};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -234,31 +234,35 @@ fn times_are_recorded() {
     assert_eq!((totals[0].bytes, totals[0].operations), (6400.0, 100.0));
     assert_eq!(totals[3].bytes, 1024.0 * 3.0 + 1280.0);
     assert_eq!(totals[3].operations, 64.0 * (64.0 + 36.0 * 2.0));
-    check_trace(&chrome_trace(s.artifact().plan(), s.recorder()), 2);
+    check_trace(&chrome_trace(s.artifact().plan(), s.recorder()), [LAUNCHES, worker_row(0), worker_row(1)]);
     s.record(Recording::Off);
     s.step(&[Feed::last(id, &[1])]).unwrap();
     assert!(s.recorder().events().is_empty());
 }
 
-/// What Perfetto needs of a trace: complete events with times in microseconds, a name for every row, and on one row no overlap.
-fn check_trace(trace: &serde_json::Value, workers: u64) {
+/// What Perfetto needs of a trace: complete events with times in microseconds, a name for every row, none of them the row of no thread or of
+/// the main thread, and on one row no overlap.
+fn check_trace(trace: &serde_json::Value, tracks: [u32; 3]) {
     let all = trace["traceEvents"].as_array().unwrap();
     let (rows, events): (Vec<_>, Vec<_>) = all.iter().partition(|e| e["ph"] == "M");
     let named =
-        |tid: u64| rows.iter().find(|e| e["tid"] == tid && e["name"] == "thread_name").unwrap()["args"]["name"].clone();
-    assert_eq!((0..=workers).map(named).collect::<Vec<_>>(), ["launches", "worker 0", "worker 1"]);
+        |tid: u32| rows.iter().find(|e| e["tid"] == tid && e["name"] == "thread_name").unwrap()["args"]["name"].clone();
+    assert_eq!(tracks.map(named), ["launches", "worker 0", "worker 1"]);
+    assert!(tracks.iter().all(|tid| *tid != 0 && *tid != PROCESS));
     let number = |e: &serde_json::Value, key: &str| e[key].as_f64().unwrap();
-    for tid in 0..=workers {
+    for tid in tracks {
         let on_row: Vec<_> = events.iter().filter(|e| e["tid"] == tid).collect();
         let ends = |e: &serde_json::Value| number(e, "ts") + number(e, "dur");
         assert!(on_row.windows(2).all(|w| ends(w[0]) <= number(w[1], "ts") + 1e-3), "one after the other");
     }
-    assert!(events.iter().all(|e| e["ph"] == "X" && e["pid"] == 1 && e["name"].is_string() && e["cat"].is_string()));
-    let launches: Vec<_> = events.iter().filter(|e| e["tid"] == 0).collect();
+    assert!(
+        events.iter().all(|e| e["ph"] == "X" && e["pid"] == PROCESS && e["name"].is_string() && e["cat"].is_string())
+    );
+    let launches: Vec<_> = events.iter().filter(|e| e["tid"] == LAUNCHES).collect();
     assert_eq!(launches.len(), 6);
     assert_eq!((launches[0]["name"].as_str(), launches[1]["name"].as_str()), (Some("embed"), Some("write")));
     // Every part of every phase was run by one worker, inside its launch.
-    let parts: Vec<_> = events.iter().filter(|e| e["tid"] != 0).collect();
+    let parts: Vec<_> = events.iter().filter(|e| e["tid"] != LAUNCHES).collect();
     for launch in launches {
         let (start, end) = (number(launch, "ts"), number(launch, "ts") + number(launch, "dur"));
         let inside = |e: &&&&serde_json::Value| {
