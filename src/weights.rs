@@ -1,13 +1,15 @@
 //! Weights into their stored form, streamed: expressions over checkpoint tensors become packed bytes, a few megabytes at a time.
 
+mod codes;
 mod expr;
 mod quantized;
+mod rows;
+mod search;
 
 use deepfuse_codegen::pack;
-use deepfuse_ir::ops::quantize::Block;
 use deepfuse_ir::weights::StoredWeight;
 use deepfuse_ir::{Code, DType, Layout, Quant, TensorType};
-use expr::{elements, scale_at};
+use expr::{elements, scale_at, stored};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 
@@ -32,8 +34,8 @@ pub enum WeightError {
     Artifact(#[from] deepfuse_artifact::Error),
 }
 
-/// About this many bytes are made at a time.
-const PIECE_BYTES: u64 = 4 << 20;
+/// About this many bytes are made at a time: they are hashed and written from the L2 cache.
+const PIECE_BYTES: u64 = 1 << 19;
 
 /// A part of a stored weight, made independently of the others.
 #[derive(Clone, Copy, Debug)]
@@ -141,28 +143,6 @@ struct Made {
     loss: Option<Loss>,
 }
 
-impl Made {
-    /// A quantized block, and the values from its first on.
-    fn see(&mut self, values: &[f32], block: &Block) {
-        let loss = self.loss.get_or_insert_default();
-        // A few thousand squares at a time may be summed up in f32.
-        let (mut error, mut norm) = ([0f32; 8], [0f32; 8]);
-        for (xs, codes) in values.chunks(8).zip(block.codes.chunks(8)) {
-            for (i, (x, code)) in xs.iter().zip(codes).enumerate() {
-                let off = x - block.scale * f32::from(*code);
-                error[i] += off * off;
-                norm[i] += x * x;
-            }
-        }
-        let sum = |parts: [f32; 8]| parts.iter().map(|p| f64::from(*p)).sum::<f64>();
-        loss.error += sum(error);
-        loss.norm += sum(norm);
-        if !block.scale.is_finite() {
-            self.not_finite += values.iter().take(block.codes.len()).filter(|x| !x.is_finite()).count() as u64;
-        }
-    }
-}
-
 impl Findings {
     fn add(&mut self, weight: usize, made: Made) {
         if made.not_finite > 0 {
@@ -187,7 +167,7 @@ pub type Sink<'a> = dyn FnMut(usize, &[u8]) -> Result<(), WeightError> + Send + 
 
 /// Streams weights in order, `jobs` threads at work, into `sink(weight, bytes)`. The bytes do not depend on `jobs`.
 ///
-/// At most `jobs` pieces of about 4 MB are in memory. The first error, in order, is returned and stops all work.
+/// At most `jobs` pieces of about 512 KiB are in memory. The first error, in order, is returned and stops all work.
 pub fn stream(
     weights: &[StoredWeight],
     tensors: &dyn Tensors,
@@ -251,36 +231,42 @@ fn make(w: &StoredWeight, piece: Piece, tensors: &dyn Tensors, b: &mut Buffers) 
     let ty = w.expr.ty();
     let (_, rows, cols) = matrices(ty);
     if let (Some(q), Piece::Panels { matrix, from, to }) = (quantized::in_panels(ty.dtype), piece) {
-        b.out.clear();
         return quantized::panels(&w.expr, q, [matrix, from, to], tensors, &mut b.out);
     }
     let count = |not_finite| Ok(Made { not_finite, loss: None });
     let element = element_bytes(ty.dtype)?;
-    b.out.clear();
-    b.rows.clear();
     let pad_to = |out: &mut Vec<u8>, base: u64| {
         let end = base + out.len() as u64;
         out.resize(out.len() + (end.next_multiple_of(64) - end) as usize, 0);
     };
     match piece {
         Piece::Elements { start, len } => {
+            b.out.clear();
             elements(&w.expr, start, len, tensors, &mut b.out)?;
             return count(not_finite(&b.out, ty.dtype));
         }
         Piece::Panels { matrix, from, to } => {
             let (first, last) = (from * 16, rows.min(to * 16));
-            elements(&w.expr, (matrix * rows + first) * cols, (last - first) * cols, tensors, &mut b.rows)?;
+            let (start, len) = ((matrix * rows + first) * cols, (last - first) * cols);
+            let lines = if let Some(bytes) = stored(&w.expr, start, len, tensors) {
+                bytes
+            } else {
+                b.rows.clear();
+                elements(&w.expr, start, len, tensors, &mut b.rows)?;
+                &b.rows
+            };
             let (k, element) = (cols as usize, element as usize);
             let size = pack::panel_bytes(k, element);
             b.out.resize(size * (to - from) as usize, 0);
-            for (i, panel) in b.out.chunks_exact_mut(size).enumerate() {
-                let row = i * 16;
-                let count = ((last - first) as usize - row).min(16);
-                pack::panel(&b.rows[row * k * element..], k * element, count, k, element, panel);
+            let mut bad = 0;
+            for (lines, panel) in lines.chunks(16 * k * element).zip(b.out.chunks_exact_mut(size)) {
+                pack::panel(lines, k * element, lines.len() / (k * element), k, element, panel);
+                bad += not_finite(lines, ty.dtype);
             }
-            return count(not_finite(&b.rows, ty.dtype));
+            return count(bad);
         }
         Piece::Scales { matrix, codes } => {
+            b.out.clear();
             pad_to(&mut b.out, codes);
             let DType::Quant(q) = ty.dtype else { unreachable!("only quantized weights have scales") };
             let [down, across] = q.blocks(rows, cols);
@@ -290,25 +276,36 @@ fn make(w: &StoredWeight, piece: Piece, tensors: &dyn Tensors, b: &mut Buffers) 
             }
             pad_to(&mut b.out, codes);
         }
-        Piece::Pad { codes } => pad_to(&mut b.out, codes),
+        Piece::Pad { codes } => {
+            b.out.clear();
+            pad_to(&mut b.out, codes);
+        }
     }
     Ok(Made::default())
 }
 
 /// Number of NaN and Inf elements.
 fn not_finite(bytes: &[u8], dtype: DType) -> u64 {
-    let halves =
-        |mask: u16| bytes.chunks_exact(2).filter(|c| u16::from_le_bytes([c[0], c[1]]) & mask == mask).count() as u64;
     match dtype {
-        DType::Bf16 => halves(0x7f80),
-        DType::F16 => halves(0x7c00),
-        DType::F32 => bytes
-            .chunks_exact(4)
-            .filter(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]) & 0x7f80_0000 == 0x7f80_0000)
-            .count() as u64,
-        DType::Quant(Quant { elem: Code::E4m3, .. }) => bytes.iter().filter(|b| **b & 0x7f == 0x7f).count() as u64,
+        DType::Bf16 => halves(bytes, 0x7f80),
+        DType::F16 => halves(bytes, 0x7c00),
+        DType::F32 => {
+            let bad = |c: &&[u8; 4]| u32::from_le_bytes(**c) & 0x7f80_0000 == 0x7f80_0000;
+            bytes.as_chunks::<4>().0.iter().filter(bad).count() as u64
+        }
+        DType::Quant(Quant { elem: Code::E4m3, .. }) => {
+            // Counts of a few are bytes, so that a vector has many of them.
+            let few = |c: &[u8]| u64::from(c.iter().fold(0u8, |n, b| n + u8::from(b & 0x7f == 0x7f)));
+            bytes.chunks(128).map(few).sum()
+        }
         DType::Quant(_) | DType::I32 | DType::U32 => 0,
     }
+}
+
+/// Number of 16-bit elements in which all bits of `mask` are set.
+fn halves(bytes: &[u8], mask: u16) -> u64 {
+    let bad = |h: &[u8; 2]| u16::from(u16::from_le_bytes(*h) & mask == mask);
+    bytes.as_chunks::<2>().0.chunks(1024).map(|c| u64::from(c.iter().fold(0, |n, h| n + bad(h)))).sum()
 }
 
 #[cfg(test)]

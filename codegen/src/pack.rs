@@ -113,12 +113,21 @@ pub fn int4_panel_bytes(k: usize) -> usize {
 pub fn int8_panel(codes: &[i8], scales: &[f32], k: usize, panel: &mut [u8]) {
     assert_eq!(panel.len(), int8_panel_bytes(k), "panel of another size");
     let (lines, tail) = panel.split_at_mut(PANEL * padded_codes(k));
-    lines.fill(128);
     tail.fill(0);
-    for (i, row) in codes.chunks_exact(k).enumerate() {
-        for (line, quad) in lines.chunks_exact_mut(64).zip(row.chunks(4)) {
-            for (byte, code) in line[i * 4..].iter_mut().zip(quad) {
-                *byte = code.wrapping_add(-128).cast_unsigned();
+    if codes.len() < PANEL * k || !k.is_multiple_of(64) {
+        lines.fill(128);
+    }
+    // 64 lines fit the L1 cache, and so do their 16 sources.
+    const BLOCK: usize = 64;
+    for (b, lines) in lines.chunks_mut(BLOCK * 64).enumerate() {
+        for (i, row) in codes.chunks_exact(k).enumerate() {
+            let (quads, rest) = row[(b * BLOCK * 4).min(k)..].as_chunks::<4>();
+            let lines = lines.as_chunks_mut::<64>().0;
+            for (line, quad) in lines.iter_mut().zip(quads) {
+                line[i * 4..i * 4 + 4].copy_from_slice(&quad.map(above_128));
+            }
+            if let Some(line) = lines.get_mut(quads.len()) {
+                line[i * 4..].iter_mut().zip(rest).for_each(|(byte, code)| *byte = above_128(*code));
             }
         }
     }
@@ -127,28 +136,39 @@ pub fn int8_panel(codes: &[i8], scales: &[f32], k: usize, panel: &mut [u8]) {
     }
 }
 
+fn above_128(code: i8) -> u8 {
+    code.cast_unsigned() ^ 0x80
+}
+
 /// Packs up to 16 rows of int4 codes, one scale for 32 of a row; a stored code is 8 above its value.
 ///
 /// * `codes`: row after row of `k`      * `scales`: row after row of `ceil(k/32)`, values of f16      * `panel`: [`int4_panel_bytes`] bytes, overwritten
 pub fn int4_panel(codes: &[i8], scales: &[f32], k: usize, panel: &mut [u8]) {
     assert_eq!(panel.len(), int4_panel_bytes(k), "panel of another size");
-    for block in panel.chunks_exact_mut(INT4_BLOCK) {
-        block[..64].fill(0);
-        block[64..].fill(0x88);
+    if codes.len() < PANEL * k || !k.is_multiple_of(64) {
+        for block in panel.chunks_exact_mut(INT4_BLOCK) {
+            block[..64].fill(0);
+            block[64..].fill(0x88);
+        }
     }
     for (i, (row, scales)) in codes.chunks_exact(k).zip(scales.chunks_exact(k.div_ceil(32))).enumerate() {
         for (g, (group, scale)) in row.chunks(32).zip(scales).enumerate() {
             let block = &mut panel[g / 2 * INT4_BLOCK..][..INT4_BLOCK];
             let half = half::f16::from_f32(*scale).to_le_bytes();
             block[(g % 2 * PANEL + i) * 2..][..2].copy_from_slice(&half);
-            let lines = &mut block[64 + g % 2 * 256..][..256];
-            for (c, code) in group.iter().enumerate() {
-                let (shift, at) = (c / 16 * 4, c % 16);
-                let byte = &mut lines[at / 4 * 64 + i * 4 + at % 4];
-                *byte = *byte & !(15 << shift) | (code + 8).cast_unsigned() << shift;
+            let lines = block[64 + g % 2 * 256..].as_chunks_mut::<64>().0;
+            for (line, quad) in lines.iter_mut().zip(nibbles(group).as_chunks::<4>().0) {
+                line[i * 4..i * 4 + 4].copy_from_slice(quad);
             }
         }
     }
+}
+
+/// Up to 32 codes as 16 bytes: code `j`, and above it code `j + 16`; those that are missing are 0.
+fn nibbles(group: &[i8]) -> [u8; 16] {
+    let mut codes = [8; 32];
+    codes.iter_mut().zip(group).for_each(|(c, code)| *c = (code + 8).cast_unsigned());
+    std::array::from_fn(|j| codes[j] | codes[j + 16] << 4)
 }
 
 #[cfg(test)]

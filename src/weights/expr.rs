@@ -223,11 +223,13 @@ fn permuted(
     let mut raw = vec![];
     elements(x, first * outer, (last - first) * outer, tensors, &mut raw)?;
     let map = Permutation::new(&dims, axes);
-    for i in start..start + len {
-        let at = (map.origin(i) - first * outer) as usize * element;
-        out.extend_from_slice(&raw[at..at + element]);
-    }
-    Ok(())
+    let (Some(row), Some(stride)) = (map.shape.last(), map.strides.last()) else { unreachable!("an axis is permuted") };
+    runs(start, len, *row, |row_index, at, count| {
+        let from = (map.origin(row_index * row + at) - first * outer) as usize * element;
+        let line = raw[from..].chunks(*stride as usize * element).take(count as usize);
+        line.for_each(|e| out.extend_from_slice(&e[..element]));
+        Ok(())
+    })
 }
 
 /// Maps an element number of a permuted tensor to the operand's.
@@ -256,44 +258,79 @@ impl Permutation {
 /// The scale of the block that element `at` of a quantized expression lies in.
 pub fn scale_at(e: &WeightExpr, at: u64, tensors: &dyn Tensors) -> Result<f32, WeightError> {
     match origin(e, at)? {
-        (WeightExpr::Source { name, ty }, at) => source_scale(name, ty, at, tensors),
-        (WeightExpr::Apply { op, .. }, _) => Err(WeightError::Unsupported(op.name())),
+        (WeightExpr::Source { name, ty }, at, _) => source_scale(name, ty, at, tensors),
+        (WeightExpr::Apply { op, .. }, ..) => Err(WeightError::Unsupported(op.name())),
     }
 }
 
-/// Where element `at` of an expression that moves elements comes from: a source or a quantization, and the element's number there.
-pub fn origin(e: &WeightExpr, at: u64) -> Result<(&WeightExpr, u64), WeightError> {
-    let WeightExpr::Apply { op, attrs, operands, .. } = e else { return Ok((e, at)) };
+/// Where element `at` of an expression that moves elements comes from: a source or a quantization, the element's number there, and how
+/// many elements, this one included, follow each other there as they do here.
+pub fn origin(e: &WeightExpr, at: u64) -> Result<(&WeightExpr, u64, u64), WeightError> {
+    let WeightExpr::Apply { op, attrs, operands, ty } = e else { return Ok((e, at, count(e.ty()) - at)) };
     let x = &operands[0];
+    let within = |run: u64, e, from| origin(e, from).map(|(e, from, long)| (e, from, long.min(run - at % run)));
     match op {
-        Op::Quantize => Ok((e, at)),
+        Op::Quantize => Ok((e, at, count(ty) - at)),
         Op::Reshape => origin(x, at),
         Op::Slice => {
             let axis = attrs.int("axis").unwrap_or(0) as usize;
             let (n, inner) = axis_of(x.ty(), axis);
             let (first, kept) = (attrs.int("start").unwrap_or(0) as u64, attrs.int("len").unwrap_or(0) as u64);
             let run = kept * inner;
-            origin(x, at / run * n * inner + first * inner + at % run)
+            within(run, x, at / run * n * inner + first * inner + at % run)
         }
         Op::HeadRows => {
             let (heads, first, kept) = head_rows(attrs);
             let (_, rows, cols) = matrices(x.ty());
             let run = kept * cols;
-            origin(x, (at / run * (rows / heads) + first) * cols + at % run)
+            within(run, x, (at / run * (rows / heads) + first) * cols + at % run)
         }
         Op::Concat => {
             let axis = attrs.int("axis").unwrap_or(0) as usize;
             let ((n, inner), (m, _)) = (axis_of(x.ty(), axis), axis_of(operands[1].ty(), axis));
             let (a, b) = (n * inner, m * inner);
             let (run, inside) = (at / (a + b), at % (a + b));
-            if inside < a { origin(x, run * a + inside) } else { origin(&operands[1], run * b + inside - a) }
+            let (y, from, left) = if inside < a {
+                (x, run * a + inside, a - inside)
+            } else {
+                (&operands[1], run * b + inside - a, a + b - inside)
+            };
+            origin(y, from).map(|(e, from, long)| (e, from, long.min(left)))
         }
         Op::Permute => {
             let dims = x.ty().fixed_shape().expect("a weight has no symbolic dims");
-            origin(x, Permutation::new(&dims, attrs.ints("axes").unwrap_or(&[])).origin(at))
+            let from = Permutation::new(&dims, attrs.ints("axes").unwrap_or(&[])).origin(at);
+            origin(x, from).map(|(e, from, _)| (e, from, 1))
         }
         other => Err(WeightError::Unsupported(other.name())),
     }
+}
+
+/// Number of elements.
+fn count(ty: &TensorType) -> u64 {
+    ty.fixed_shape().expect("a weight has no symbolic dims").iter().product()
+}
+
+/// The tensor of a source that has element `at`: its number, its bytes, and the element's number in it.
+pub fn tensor_at<'a>(
+    name: &str,
+    ty: &TensorType,
+    at: u64,
+    tensors: &'a dyn Tensors,
+) -> Result<(u64, &'a [u8], u64), WeightError> {
+    let each = count(ty) / stacked_count(name).unwrap_or(1).max(1);
+    let name = source_name(name, at / each);
+    let bytes = tensors.bytes(&name).ok_or(WeightError::Missing(name))?;
+    Ok((at / each, bytes, at % each))
+}
+
+/// The bytes of elements `start .. start + len`, if the checkpoint has them side by side and in the same type.
+pub fn stored<'a>(e: &WeightExpr, start: u64, len: u64, tensors: &'a dyn Tensors) -> Option<&'a [u8]> {
+    let Ok((WeightExpr::Source { name, ty }, at, run)) = origin(e, start) else { return None };
+    let element = element_bytes(ty.dtype).ok()? as usize;
+    let (_, bytes, inside) =
+        tensor_at(name, ty, at, tensors).ok().filter(|_| run >= len && ty.dtype == e.ty().dtype)?;
+    bytes.get(inside as usize * element..)?.get(..len as usize * element)
 }
 
 fn source_scale(name: &str, ty: &TensorType, at: u64, tensors: &dyn Tensors) -> Result<f32, WeightError> {

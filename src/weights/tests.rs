@@ -168,6 +168,65 @@ fn unpack(bytes: &[u8], ty: &TensorType, layout: &Layout) -> Vec<f32> {
     out
 }
 
+/// Rows of every kind: as weights are, with ties, of one magnitude, tiny, huge, with zeros, with what is not finite.
+fn rows(k: usize) -> Vec<Vec<f32>> {
+    let mut w = World::new();
+    let mut random = move || (w.next() % 20_001) as f32 / 10_000.0 - 1.0;
+    let mut row = |f: &dyn Fn(usize, f32) -> f32| (0..k).map(|i| f(i, random())).collect::<Vec<f32>>();
+    let with = |value: f32| move |i: usize, x: f32| if i % 41 == 3 { value } else { x };
+    let mut list: Vec<Vec<f32>> = (0..40).map(|_| row(&|_, x| x * x * x)).collect();
+    list.extend([1e-3, 1e-6, 1e-20, 1e-39, 1e3, 1e6, 1e30].map(|size| row(&|_, x| x * size)));
+    list.extend([
+        row(&|_, x| (x * 8.0).round() / 2.0),
+        row(&|_, x| 1f32.copysign(x)),
+        row(&|i, x| if i / 32 % 2 == 0 { 0.0 } else { x }),
+    ]);
+    list.extend([f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, 1.0, -1.0].map(|v| row(&with(v))));
+    list
+}
+
+#[test]
+fn codes_are_those_of_the_evaluator() {
+    let important = |kind: usize, i: usize| match kind {
+        0 => 0.0,
+        1 => 1.0,
+        _ if i / 32 == 1 => 0.0,
+        _ => (i * 7919 % 1000) as f32 * if i.is_multiple_of(5) { 100.0 } else { 0.001 },
+    };
+    for (k, q) in [1usize, 31, 32, 70, 257].into_iter().flat_map(|k| [(k, Quant::INT8_R), (k, Quant::INT4_G32)]) {
+        let width = k.next_multiple_of(codes::GROUP);
+        let (mut values, mut found) = (vec![0.0; width], vec![0; width]);
+        for (row, kind) in rows(k).iter().flat_map(|row| (0..4).map(move |kind| (row, kind))) {
+            let h: Vec<f32> = (0..k).map(|i| important(kind, i)).collect();
+            let h = (kind < 3 && q.elem == Code::I4).then_some(&h[..]);
+            let (mut scales, mut lost) = (vec![], codes::Lost::default());
+            values[..k].copy_from_slice(row);
+            let padded = h.map(|h| h.iter().copied().chain(vec![0.0; width - k]).collect::<Vec<f32>>());
+            match q.elem {
+                Code::I4 => codes::int4(&values, padded.as_deref(), &mut found, &mut scales, &mut lost),
+                _ => scales.push(codes::int8(&values, &mut found, &mut lost)),
+            }
+            let blocks: Vec<_> = deepfuse_ir::ops::quantize::blocks_by(row, h, q).collect();
+            let bits = |s: f32| if s.is_nan() { f32::NAN.to_bits() } else { s.to_bits() };
+            let want: Vec<u32> = blocks.iter().map(|b| bits(b.scale)).collect();
+            assert_eq!(scales.iter().map(|s| bits(*s)).collect::<Vec<_>>(), want, "{q:?} {h:?} {row:?}");
+            let want: Vec<i8> = blocks.into_iter().flat_map(|b| b.codes).collect();
+            assert_eq!(found[..k], want, "{q:?} {h:?} {row:?}");
+        }
+    }
+}
+
+#[test]
+fn every_e4m3_code_is_widened() {
+    let codes: Vec<u8> = (0..=255).collect();
+    let mut values = vec![0.0; 256];
+    codes::e4m3(&codes, 0.37, &mut values);
+    for (code, value) in codes.iter().zip(&values) {
+        let want = e4m3_value(*code) * 0.37;
+        assert!(value.to_bits() == want.to_bits() || value.is_nan() && want.is_nan(), "{code}: {value} for {want}");
+    }
+}
+
 const FP8: DType = DType::Quant(Quant::FP8_B128);
 
 #[test]
