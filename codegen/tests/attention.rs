@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use deepfuse_codegen::{Backend, x86::X86};
 use deepfuse_ir::*;
 
 fn run(op: Op, args: &[Arg], sizes: Sizes, tolerance: f32) {
@@ -69,6 +70,39 @@ fn absorbed() {
                 run(Op::MlaAbsorbed, &[ql, qr.with_gap(2), state, pos, seq, pages, page_start], sizes, 1e-4);
             }
         }
+    }
+}
+
+/// More heads than a group has, a last group of fewer, more tokens than a block.
+#[test]
+fn every_variant() {
+    let mut r = Random(4);
+    let sequences: &[(usize, usize)] = &[(100, 1), (3, 260)];
+    let (sizes, [pos, seq, pages, page_start]) = batch(&mut r, sequences, 12);
+    let t = sizes.get(Symbol::T) as usize;
+    let (n, l, d) = (70, 16, 8);
+    let dtype = DType::F32;
+    let mut rows = |n: u64, w: u64| Arg::random(&mut r, dtype, &[T(), dim(n), dim(w)], &[t, n as usize, w as usize]);
+    let (ql, qr, qn, one) = (rows(n, l), rows(n, d), rows(1, l), rows(1, d));
+    let state = Arg::state(&mut r, dtype, 12 * 64, (l + d) as usize);
+    let context = Dim::scaled(Symbol::P, 64);
+    let x = sizes.get(Symbol::P) as usize * 64;
+    let mut keys = || Arg::random(&mut r, dtype, &[context, dim(1), dim(l)], &[x, 1, l as usize]);
+    let (k, v) = (keys(), keys());
+    let kr = Arg::random(&mut r, dtype, &[context, dim(d)], &[x, d as usize]);
+    let absorbed = vec![ql, qr, state, pos.clone(), seq.clone(), pages, page_start.clone()];
+    let scale = attrs(&[("scale", real(0.2))]);
+    let split = attrs(&[("scale", real(0.2)), ("splits", Attr::Int(2))]);
+    let expanded = vec![qn, one, k, v, kr, pos, seq, page_start];
+    for (op, attrs, args, count) in [
+        (Op::MlaAbsorbed, &scale, &absorbed, 4),
+        (Op::MlaAbsorbedSplit, &split, &absorbed, 2),
+        (Op::MlaExpanded, &scale, &expanded, 3),
+    ] {
+        let case = Case { op, attrs: attrs.clone(), args: args.clone(), sizes };
+        let target = targets().pop().unwrap();
+        assert_eq!(X86.variants(&case.spec(), &target).len(), count, "{op:?}");
+        case.check_all(&target, close(1e-4));
     }
 }
 

@@ -14,8 +14,16 @@
 //! | `depth` | columns of K (of bf16; twice as many of int8) that a block goes over before its sums go to memory | 256 to 2048 |
 //! | `few` | rows from which on tiles are used | 4, 8, 16 |
 //!
-//! A kernel without a matrix has one variant without names.
+//! Attention over the cache:
+//!
+//! | name | what | values |
+//! |---|---|---|
+//! | `heads` | absorbed: heads of a token that a page is read once for | 8 to 64; 64, 128 where the context is split |
+//! | `tokens` | expanded: tokens of a head that a block of context rows is copied once for | 64 to 256 |
+//!
+//! Other kernels have one variant without names.
 
+use super::kernels::mla::{HEADS, SPLIT_HEADS, TOKENS};
 use deepfuse_ir::kernel::packed_operands;
 use deepfuse_ir::{DType, KernelSpec, Op, Quant, Target, Variant};
 
@@ -65,7 +73,27 @@ impl Point {
     }
 }
 
+/// What a worker keeps for a row of attention is a few KiB (queries, scores, sums): 64 heads, and 256 tokens of a head, are what L2 holds beside a block
+/// of context. Fewer share a page among fewer rows, but give small batches more work items. A split context gives enough of them, and leaves parts to
+/// merge for every group.
+fn of_attention(op: Op, heads: Option<u64>) -> Option<Vec<Variant>> {
+    let (name, default, others) = match op {
+        Op::MlaAbsorbed => ("heads", HEADS, &[8, 32, 64][..]),
+        Op::MlaAbsorbedSplit => ("heads", SPLIT_HEADS, &[64][..]),
+        Op::MlaExpanded => ("tokens", TOKENS, &[64, 256][..]),
+        _ => return None,
+    };
+    // A model of fewer heads has them in one group with any of the values beyond.
+    let differs = |v: &u32| name == "tokens" || heads.is_none_or(|n| u64::from(*v.min(&default)) < n);
+    let values = std::iter::once(default).chain(others.iter().copied().filter(differs));
+    Some(values.map(|v| Variant::of(&[(name, v)])).collect())
+}
+
 pub fn variants(spec: &KernelSpec, target: &Target) -> Vec<Variant> {
+    let heads = spec.inputs.first().and_then(deepfuse_ir::Operand::tensor).and_then(|t| t.shape.get(1)?.as_fixed());
+    if let Some(of_attention) = of_attention(spec.op, heads) {
+        return of_attention;
+    }
     let Some(first) = packed_operands(spec.op).first().filter(|_| spec.op != Op::ExpertLinear) else {
         return vec![Variant::default()];
     };

@@ -69,7 +69,7 @@ pub struct Attention<'a> {
     scale: f64,
     /// Queries, `[rows][key padded | rotated padded]`, as stored (`Dot`) or f32.
     query: Mem<'a>,
-    /// f32 `[rows][BLOCK]`.
+    /// f32 `[rows][BLOCK]`, for whole sixteens of rows where there are more.
     scores: Mem<'a>,
     /// Weights `exp(s - m)` of a block, `[rows][BLOCK]`, bf16 or f32.
     weights: Mem<'a>,
@@ -97,7 +97,6 @@ struct Copies<'a> {
 /// How many query rows there are at most, and what is done for them.
 #[derive(Clone, Copy)]
 pub struct Shape {
-    /// A multiple of 8, or fewer.
     pub rows: u64,
     pub widths: Widths,
     pub scale: f64,
@@ -117,6 +116,8 @@ impl<'a> Attention<'a> {
         };
         let floats = || room(Store::F32, rows.max(16));
         let query_width = widths.key.next_multiple_of(32) + widths.rotated.next_multiple_of(32);
+        // Weights are made for 16 rows at a time.
+        let weighed = if rows > 16 { rows.next_multiple_of(16) } else { rows };
         Self {
             f,
             dot,
@@ -124,8 +125,8 @@ impl<'a> Attention<'a> {
             widths,
             scale,
             query: room(operand, rows * query_width),
-            scores: room(Store::F32, rows * BLOCK),
-            weights: room(operand, rows * BLOCK),
+            scores: room(Store::F32, weighed * BLOCK),
+            weights: room(operand, weighed * BLOCK),
             sums: room(Store::F32, rows * widths.value.next_multiple_of(32)),
             top: floats(),
             total: floats(),

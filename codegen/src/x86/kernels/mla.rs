@@ -1,11 +1,11 @@
 //! `mla_absorbed`, `mla_absorbed_split`, `mla_expanded`: which query rows meet which context rows. The arithmetic is in [`super::attention`].
 //!
-//! * absorbed: a work item is up to 16 heads of a token; keys and values are the cached rows themselves, found page by page
-//! * split: up to 128 heads of a token and a part of the context, then the parts are merged
-//! * expanded: a work item is a head of 128 tokens; keys and values were rebuilt for the context axis. Tokens of several sequences in
+//! * absorbed: a work item is some heads of a token; keys and values are the cached rows themselves, found page by page
+//! * split: more heads of a token and a part of the context, then the parts are merged
+//! * expanded: a work item is a head of a block of tokens; keys and values were rebuilt for the context axis. Tokens of several sequences in
 //!   one item are taken run by run
 //!
-//! Items are dealt out round robin: later tokens see more context, so contiguous shares would be unequal.
+//! How many heads and tokens is the variant's choice (`space.rs`). Items are dealt out round robin: later tokens see more context, so contiguous shares would be unequal.
 
 use super::attention::{Attention, BLOCK, Context, Rows, Shape, Widths, blocks};
 use super::rope_cache::Slots;
@@ -16,15 +16,15 @@ use crate::math;
 use crate::mem::{Mem, Store, by16};
 use crate::x86::abi::{Kernel, View};
 
-/// Most heads of a work item that sees the whole context: a page is read once for them.
-const GROUP: u64 = 16;
-/// Most heads of a work item that sees a part of it: what these keep (queries, sums, weights) fits L2, and parts give work enough.
-const SPLIT_GROUP: u64 = 128;
-/// Tokens of a work item of the expanded form: enough to pay for the copy of the context rows.
-const TOKENS: u64 = 128;
+/// Heads of a work item that sees the whole context, without a variant that says so.
+pub const HEADS: u32 = 16;
+/// The same of one that sees a part of it.
+pub const SPLIT_HEADS: u32 = 128;
+/// Tokens of a work item of the expanded form.
+pub const TOKENS: u32 = 128;
 
 pub fn absorbed(k: &Kernel<'_>) -> Result<u32, EmitError> {
-    let x = Absorbed::new(k, GROUP)?;
+    let x = Absorbed::new(k, HEADS)?;
     k.phase(0, || {
         k.deal(x.y.dims[0] * x.groups(), |item| {
             let (t, first) = (item / x.groups(), item % x.groups() * x.group);
@@ -39,7 +39,7 @@ pub fn absorbed(k: &Kernel<'_>) -> Result<u32, EmitError> {
 /// `mla_absorbed_split`: phase 0 leaves what each part of the context contributes to each head in scratch, `[T, heads, splits]` rows of
 /// f32 sums, largest score and sum of weights; phase 1 merges them. Which rows a part has depends on the token alone.
 pub fn split<'a>(k: &Kernel<'a>) -> Result<u32, EmitError> {
-    let x = Absorbed::new(k, SPLIT_GROUP)?;
+    let x = Absorbed::new(k, SPLIT_HEADS)?;
     let (f, splits) = (k.f, k.int("splits")?);
     let width = x.latent.next_multiple_of(32);
     let scratch = Mem::new(k.scratch(), Store::F32);
@@ -106,11 +106,11 @@ struct Absorbed<'a> {
 }
 
 impl<'a> Absorbed<'a> {
-    fn new(k: &Kernel<'a>, most: u64) -> Result<Self, EmitError> {
+    fn new(k: &Kernel<'a>, most: u32) -> Result<Self, EmitError> {
         let ((cache, stride), slots) = (state(k, 2)?, Slots::new(k, 3)?);
         let (q, qr, y) = queries(k)?;
         let (heads, latent, rotated) = (k.fixed(0, 1)?, k.fixed(0, 2)?, k.fixed(1, 2)?);
-        let group = most.min(heads);
+        let group = u64::from(k.choice("heads", most)).min(heads);
         let widths = Widths { key: latent, rotated, value: latent };
         let shape = Shape { rows: group, widths, scale: k.float("scale")?, copy: false };
         let attention = Attention::new(k.f, q.mem.store, shape);
@@ -167,13 +167,14 @@ pub fn expanded(k: &Kernel<'_>) -> Result<u32, EmitError> {
     let heads = k.fixed(0, 1)?;
     let widths = Widths { key: k.fixed(0, 2)?, rotated: k.fixed(1, 2)?, value: k.fixed(3, 2)? };
     let f = k.f;
-    let shape = Shape { rows: TOKENS, widths, scale: k.float("scale")?, copy: true };
+    let most = u64::from(k.choice("tokens", TOKENS));
+    let shape = Shape { rows: most, widths, scale: k.float("scale")?, copy: true };
     let a = Attention::new(f, q.mem.store, shape);
     let tokens = y.dims[0];
     k.phase(0, || {
-        k.deal((tokens + (TOKENS - 1)) / TOKENS * heads, |item| {
-            let (begin, h) = (item / heads * TOKENS, item % heads);
-            let end = (begin + TOKENS).min(tokens);
+        k.deal((tokens + (most - 1)) / most * heads, |item| {
+            let (begin, h) = (item / heads * most, item % heads);
+            let end = (begin + most).min(tokens);
             let at = f.var(begin);
             f.repeat(
                 || at.get().lt(end),
@@ -181,17 +182,17 @@ pub fn expanded(k: &Kernel<'_>) -> Result<u32, EmitError> {
                     let first = at.get();
                     let s = seq.at(&[first]).index();
                     let last = run_end(f, &seq, first, end) - 1i64;
-                    let most = f.var(f.i(0));
+                    let sees = f.var(f.i(0));
                     // Tiles have 8 rows: the last one repeats the last token.
                     let active = (last - first + 8i64) / 8i64 * 8i64;
                     f.range(f.i(0), active, 1, |r| {
                         let t = (first + r).min(last);
                         let limit = pos.at(&[t]).index() + 1i64;
-                        most.set(most.get().max(limit));
+                        sees.set(sees.get().max(limit));
                         a.load(r, q.at(&[t, h]), qr.at(&[t, h]), limit);
                     });
                     let start = page_start.at(&[s]).index() * BLOCK;
-                    a.run(active, most.get(), |block| {
+                    a.run(active, sees.get(), |block| {
                         let x = start + block * BLOCK;
                         Context {
                             key: Rows { mem: key.at(&[x, h]), stride: strides[0] },

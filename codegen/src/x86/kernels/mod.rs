@@ -12,7 +12,7 @@ mod experts;
 mod experts_by_token;
 mod gemm;
 mod linear;
-mod mla;
+pub mod mla;
 mod norm;
 mod packed;
 mod pointwise;
