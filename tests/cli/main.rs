@@ -7,6 +7,7 @@ mod checkpoints;
 mod diff;
 mod end_to_end;
 mod explain;
+mod geometries;
 mod interruptions;
 mod max_error;
 mod opt;
