@@ -275,6 +275,8 @@ fn slots_of_experts() {
                 let absolute = if dtype == DType::F16 { 2e-3 } else { 1e-6 };
                 let y = activation(&mut r, dtype, &[t, k, n]);
                 let w = activation(&mut r, DType::F32, &[t, k]);
+                case(Op::ScaleRows, &[], vec![y.clone(), w.clone()], t).check(&target, tight(dtype));
+                case(Op::Combine, &[], vec![y.clone()], t).check(&target, Tolerance { absolute, ..tight(dtype) });
                 case(Op::Combine, &[], vec![y, w], t).check(&target, Tolerance { absolute, ..tight(dtype) });
                 let w: Vec<f32> = (0..t * k).map(|_| r.unit() + 1.5).collect();
                 let w = Arg::dense(dtype, &dims(&[t, k]), &[t, k], w);

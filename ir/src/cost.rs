@@ -33,7 +33,7 @@ pub fn work(call: &Call<'_>, sizes: &Sizes) -> Work {
 /// Phases of a kernel, between which all workers wait for each other.
 pub fn phases(op: Op) -> u32 {
     match op {
-        Op::ExpertSwiglu | Op::ExpertDown => 3,
+        Op::ExpertLinear | Op::ExpertSwiglu | Op::ExpertDown => 3,
         Op::MlaAbsorbedSplit | Op::Route => 2,
         _ => 1,
     }
@@ -164,7 +164,7 @@ fn operations(call: &Call<'_>, sizes: &Sizes) -> f64 {
         Op::AddNorm | Op::RopeCache => 5.0 * first(),
         Op::Silu | Op::Sigmoid | Op::GroupLimit | Op::TopK | Op::CausalMask => 3.0 * first(),
         Op::Combine => 2.0 * first(),
-        Op::Add | Op::Mul | Op::Scale | Op::Normalize => result,
+        Op::Add | Op::Mul | Op::Scale | Op::ScaleRows | Op::Normalize => result,
         Op::Embed
         | Op::GatherRows
         | Op::Gather

@@ -288,7 +288,7 @@ pub fn family(op: Op) -> Option<Family> {
         RmsNorm | AddNorm | NormQuantize | AddNormQuantize => Family::Norm,
         Write | RopeCache => Family::RopeCache,
         Embed | GatherRows => Family::Embed,
-        Add | Mul | Scale | Silu | Sigmoid | Softmax | Rope | Slice | Concat | Permute | Convert | Read
+        Add | Mul | Scale | ScaleRows | Silu | Sigmoid | Softmax | Rope | Slice | Concat | Permute | Convert | Read
         | CausalMask | GroupLimit | TopK | Gather | Normalize | Einsum | ExpertLinear | Combine | Reshape | Extend
         | Quantize => Family::Pointwise,
         HeadRows | Transfer => return None,

@@ -65,7 +65,8 @@ impl Subject {
     pub fn of_checkpoint(req: &Request) -> Result<Self, Error> {
         let model = pipeline::open(req)?;
         let catalog = BackendCatalog::new(&req.target, &X86);
-        let fused = pipeline::fuse(&model, pipeline::build(&model, req)?, req, &catalog)?;
+        let (graph, _) = pipeline::quantize(pipeline::build(&model, req)?, req)?;
+        let fused = pipeline::fuse(&model, graph, req, &catalog)?;
         let path = req.checkpoint.canonicalize().unwrap_or_else(|_| req.checkpoint.clone());
         let named = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(&path) };
         Ok(Self {

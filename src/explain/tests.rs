@@ -42,6 +42,30 @@ fn costs_are_those_of_the_extraction() {
     }
 }
 
+/// `--quant` is part of what is asked for.
+#[test]
+fn quantized_models_are_explained() {
+    let mut req = request("tiny-v3", Numerics::Requantizes, &[]);
+    req.quant = Some(deepfuse_ir::Quant::INT8_R);
+    let kernels = told(&req).classes.into_iter().flat_map(|c| c.buckets).flat_map(|b| b.kernels);
+    assert!(kernels.into_iter().any(|k| k.operation == "norm_quantize"));
+}
+
+/// The router's weights may go in front of the down projection. Costs leave them behind it, and that is said.
+#[test]
+fn a_rule_that_loses_says_so() {
+    let req = request("deepseek-v2-lite-config", Numerics::Requantizes, &[]);
+    let told = explain(&Subject::of_checkpoint(&req).unwrap(), Some("weight-before-down"), None).unwrap();
+    let story = told.rules.iter().find(|r| r.rule == "weight-before-down").unwrap();
+    let fired: Vec<&RuleInClass> = story.classes.iter().filter(|c| c.fired > 0).collect();
+    assert_eq!(fired.len(), 2, "{story:?}"); // layers of experts, and the last of them
+    for class in fired {
+        assert!(class.used.is_empty(), "{class:?}");
+        let [behind, in_front] = class.lost[0].nanos.unwrap();
+        assert!(behind < in_front, "{class:?}");
+    }
+}
+
 #[test]
 fn absorbed_and_expanded_are_told_with_both_costs() {
     let told = told(&request("deepseek-v3-config", Numerics::Requantizes, &[]));

@@ -237,6 +237,8 @@ impl Case {
         let inputs: Vec<&Tensor> = self.args.iter().map(|a| &a.value).collect();
         let expected = self.op.eval(&inputs, &self.attrs, &self.sizes);
         let mut first: Option<Vec<Vec<u8>>> = None;
+        let waits = deepfuse_ir::cost::phases(self.op);
+        assert_eq!(code.kernels[0].phases, waits, "{}: the estimate counts other phases", self.op.name());
         for workers in [1, 2, 3] {
             let results = self.run(&spec, kernel, code.kernels[0].phases, workers);
             let what = format!(

@@ -22,7 +22,7 @@ pub fn infer(t: &[&Type], _: &Attrs) -> Result<Vec<Type>, TypeError> {
 
 pub fn eval(x: &[&Tensor], _: &Attrs, _: &Sizes) -> Vec<Tensor> {
     let y = expert_linear::routed(x[0], x[1], x[3], DType::F32);
-    vec![combine::weighted(&y, x[2], x[0].dtype.expressed())]
+    vec![combine::weighted(&y, Some(x[2]), x[0].dtype.expressed())]
 }
 
 #[cfg(test)]

@@ -134,12 +134,13 @@ ops! {  // surface name / operand count          one place: ir/src/ops/<name>.rs
     Normalize    = "normalize"     / 1 => normalize;
     ExpertLinear = "expert_linear" / 3 => expert_linear;
     Extend       = "extend"        / 1 => extend;
-    Combine      = "combine"       / 2 => combine;
+    Combine      = "combine"       / 1 ..= 2 => combine;
     GatherRows   = "gather_rows"   / 2 => gather_rows;
     // weights only
     HeadRows     = "head_rows"     / 1 => head_rows;
     // fused
     LinearF32    = "linear_f32"    / 2 => linear_f32;
+    ScaleRows    = "scale_rows"    / 2 => scale_rows;
     Swiglu       = "swiglu"        / 3 => swiglu;
     NormLinear   = "norm_linear"   / 2 => norm_linear;
     ExpertSwiglu = "expert_swiglu" / 4 => expert_swiglu;

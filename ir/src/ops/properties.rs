@@ -134,7 +134,7 @@ proptest! {
 
     #[test]
     fn routing_and_experts_are_their_plain_forms((batch, seed) in any_batch()) {
-        pairs_agree("f32[T, 3], f32[T, 3], f32[T, 24], f32[T, 24]", "
+        pairs_agree("f32[T, 3], f32[T, 3], f32[T, 24], f32[T, 24], f32[T, 24], f32[T, 24]", "
             %1 = linear %x, %router : f32[T, 16]
             %2 = sigmoid %1 : f32[T, 16]
             %3 = add %2, %bias : f32[T, 16]
@@ -152,7 +152,10 @@ proptest! {
             %16, %17 = route %x, %router, %bias {append = 0, by = top2, eps = 1e-20, fill = neg_inf, groups = 4, k = 3, keep = 2, normalize = 1, scale = 2.5, scoring = sigmoid} : i32[T, 3], f32[T, 3]
             %18 = expert_swiglu %x, %16, %eg, %eu : f32[T, 3, 12]
             %19 = expert_down %18, %16, %17, %ed : f32[T, 24]
-            return %9, %17, %15, %19", &batch, seed)?;
+            %20 = scale_rows %13, %9 : f32[T, 3, 12]
+            %21 = expert_linear %20, %6, %ed : f32[T, 3, 24]
+            %22 = combine %21 : f32[T, 24]
+            return %9, %17, %15, %19, %15, %22", &batch, seed)?;
     }
 
     /// Both forms of MLA, and the whole cache path, against the plain form.

@@ -185,6 +185,7 @@ impl Builder<'_> {
             | Op::ExpertSwigluByToken
             | Op::ExpertDown
             | Op::ExpertDownByToken
+            | Op::ScaleRows
             | Op::Combine => self.expert_op(op),
             Op::Read
             | Op::Write
@@ -371,8 +372,10 @@ impl Builder<'_> {
             Op::ExpertLinear => self.node(op, &[x, idx, w], attrs(&[])),
             _ => {
                 let h = self.node(Op::ExpertLinear, &[x, idx, w], attrs(&[]))?[0];
-                if op == Op::Combine {
-                    return self.node(op, &[h, weights], attrs(&[]));
+                match op {
+                    Op::Combine if self.below(4) == 0 => return self.node(op, &[h], attrs(&[])),
+                    Op::Combine | Op::ScaleRows => return self.node(op, &[h, weights], attrs(&[])),
+                    _ => {}
                 }
                 let down = self.weight(dtype, &[8, n, 12]);
                 self.node(op, &[h, idx, weights, down], attrs(&[]))

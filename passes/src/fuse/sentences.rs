@@ -19,6 +19,7 @@ const SENTENCES: &[(&str, &str)] = &[
     ("split-context", "Attention over a long context runs in parts, whose results are merged by their maxima and sums."),
     ("expert-swiglu", "Gate and up projection of every token's experts run in one pass: the gate never reaches memory."),
     ("expert-down", "The experts' down projection and the weighted sum are one kernel: the rows of a token never reach memory."),
+    ("weight-before-down", "The router's weights multiply the hidden rows, so that the experts' rows are added up as they are."),
     ("swiglu-by-token", "Few tokens read their experts' gate and up matrices one after the other: no sorting, no gathered rows."),
     ("down-by-token", "Few tokens read their experts' down matrices one after the other: no sorting, no gathered rows."),
     ("shared-expert", "A shared expert is one more expert that every token has, with weight 1: its own kernels and the sum go."),

@@ -23,6 +23,7 @@ pub fn lower(k: &Kernel<'_>) -> Result<u32, EmitError> {
         Op::Softmax => reduce::softmax(k),
         Op::Normalize => reduce::normalize(k),
         Op::Combine => reduce::combine(k),
+        Op::ScaleRows => reduce::scale_rows(k),
         Op::TopK => reduce::top_k(k),
         Op::GroupLimit => reduce::group_limit(k),
         Op::Gather => reduce::gather(k),

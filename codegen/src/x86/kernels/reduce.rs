@@ -1,8 +1,8 @@
-//! Reductions over a row: `softmax`, `normalize`, `combine`, `top_k`, `group_limit`, `gather`.
+//! Reductions over a row: `softmax`, `normalize`, `combine`, `top_k`, `group_limit`, `gather`; and factors of rows, `scale_rows`.
 
 use super::ranking::{Groups, Ranking};
 use super::route::limit_of;
-use super::walk::{Lines, copy16, over, spread};
+use super::walk::{Lines, copy16, over, spread, unflatten};
 use crate::EmitError;
 use crate::dsl::*;
 use crate::math;
@@ -51,19 +51,36 @@ pub fn normalize<'a>(k: &Kernel<'a>) -> Result<u32, EmitError> {
     Ok(1)
 }
 
-/// `z[t, n] = sum_i w[t, i] * y[t, i, n]`, i ascending.
+/// `y[.., d] = x[.., d] * s[..]`
+pub fn scale_rows(k: &Kernel<'_>) -> Result<u32, EmitError> {
+    let (x, s, y) = (k.input(0)?, k.input(1)?, Lines::new(k, k.output(0)?)?);
+    let (outer, x) = (x.dims[..x.rank() - 1].to_vec(), Lines::new(k, x)?);
+    k.phase(0, || {
+        let rows = |row| (x.at(row), s.at(&unflatten(row, &outer)), y.at(row));
+        spread(k, x.count, x.width, true, rows, |(from, factor, to), column, lanes| {
+            to.at(column).set_lanes(from.at(column).get16(lanes) * factor.get().splat(16), lanes);
+        });
+    });
+    Ok(1)
+}
+
+/// `z[t, n] = sum_i w[t, i] * y[t, i, n]`, i ascending; without weights they are 1.
 pub fn combine(k: &Kernel<'_>) -> Result<u32, EmitError> {
-    let (f, y, w, z) = (k.f, k.input(0)?, k.input(1)?, k.output(0)?);
+    let (f, y, z) = (k.f, k.input(0)?, k.output(0)?);
+    let w = if k.spec.inputs.len() == 2 { Some(k.input(1)?) } else { None };
     if y.fixed_stride(2) != Some(1) {
         return Err(k.unsupported("the last axis must be dense"));
     }
     k.phase(0, || {
-        let rows = |t| (y.at(&[t]), w.at(&[t]), z.at(&[t]));
-        spread(k, z.dims[0], z.dims[1], true, rows, |(y_row, w_row, z_row), column, lanes| {
+        let rows = |t| (y.at(&[t]), w.as_ref().map(|w| (w.at(&[t]), w.strides[1])), z.at(&[t]));
+        spread(k, z.dims[0], z.dims[1], true, rows, |(y_row, weights, z_row), column, lanes| {
             let sum = f.var(f.zero(V16));
             f.range(f.i(0), y.dims[1], 1, |i| {
                 let v = y_row.at(i * y.strides[1]).at(column).get16(lanes);
-                sum.set(w_row.at(i * w.strides[1]).get().splat(16).fma(v, sum.get()));
+                match weights {
+                    Some((row, stride)) => sum.set(row.at(i * *stride).get().splat(16).fma(v, sum.get())),
+                    None => sum.add(v),
+                }
             });
             z_row.at(column).set_lanes(sum.get(), lanes);
         });

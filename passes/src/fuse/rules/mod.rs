@@ -109,6 +109,7 @@ pub fn copies(op: Op) -> bool {
         | Op::Add
         | Op::Mul
         | Op::Scale
+        | Op::ScaleRows
         | Op::Silu
         | Op::Sigmoid
         | Op::Softmax

@@ -15,6 +15,11 @@ pub fn rules() -> Vec<Rule> {
         // Down projection and weighted sum: the k rows of a token never reach memory, nor their roundings.
         Rule::new("expert-down", InF32(Exact), "(combine (expert_linear ?h ?i ?d) ?w)", "(expert_down ?h ?i ?w ?d)"),
 
+        // w (D h) = D (w h): the weight of an expert moves in front of its down projection, and its rows are added up as they are. Pays where these
+        // rows are sent before they are added up; here the kernel of `expert_down` multiplies as it adds, for nothing. Codes have a scale of their
+        // own: the type rule of `scale_rows` refuses them, and rows that the slots of a token share.
+        Rule::new("weight-before-down", InF32(Reassociates), "(combine (expert_linear ?h ?i ?d) ?w)", "(combine (expert_linear (scale_rows ?h ?w) ?i ?d))"),
+
         // Token after token: no sorting, no gathered rows, a phase for three; but an expert that several tokens chose is read for each of them.
         // The kernels add up the slots of a token in another order.
         Rule::new("swiglu-by-token", Always(Exact), "(expert_swiglu ?x ?i ?g ?u)", "(expert_swiglu_by_token ?x ?i ?g ?u)"),
