@@ -33,7 +33,7 @@ pub fn work(call: &Call<'_>, sizes: &Sizes) -> Work {
 /// Phases of a kernel, between which all workers wait for each other.
 pub fn phases(op: Op) -> u32 {
     match op {
-        Op::ExpertLinear | Op::ExpertSwiglu | Op::ExpertDown => 3,
+        Op::ExpertSwiglu | Op::ExpertDown => 3,
         Op::MlaAbsorbedSplit | Op::Route => 2,
         _ => 1,
     }

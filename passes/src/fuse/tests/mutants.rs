@@ -14,10 +14,13 @@ pub enum Demand {
     Literal { value: String, place: String },
     /// That no quantization stands in front of an operand which may have codes.
     Uncoded { place: String },
+    /// That an operation stands there, or that it is not one like it.
+    Operation { op: String, place: String },
 }
 
 impl Demand {
-    pub const KINDS: [&str; 4] = ["premises", "equal variables", "attributes", "quantizations in between"];
+    pub const KINDS: [&str; 5] =
+        ["premises", "equal variables", "attributes", "quantizations in between", "operations"];
 
     /// Index into [`Demand::KINDS`].
     pub fn kind(&self) -> usize {
@@ -26,6 +29,7 @@ impl Demand {
             Self::Same { .. } => 1,
             Self::Literal { .. } => 2,
             Self::Uncoded { .. } => 3,
+            Self::Operation { .. } => 4,
         }
     }
 }
@@ -37,6 +41,7 @@ impl fmt::Display for Demand {
             Self::Same { var, place } => write!(f, "{var} at {place}"),
             Self::Literal { value, place } => write!(f, "{value} at {place}"),
             Self::Uncoded { place } => write!(f, "no quantize at {place}"),
+            Self::Operation { op, place } => write!(f, "{op} at {place}"),
         }
     }
 }
@@ -74,14 +79,47 @@ pub fn mutants(rule: &Rule) -> Vec<Mutant> {
                     }
                 }
                 What::Attribute => with("?other", Demand::Literal { value: w.text.clone(), place }),
-                What::Term if w.takes_codes() => {
-                    with(&format!("(quantize {} ?codes)", w.text), Demand::Uncoded { place });
+                What::Term => {
+                    if w.takes_codes() {
+                        with(&format!("(quantize {} ?codes)", w.text), Demand::Uncoded { place: place.clone() });
+                    }
+                    let op = w.text[1..].split(' ').next().unwrap_or("");
+                    if let Some((_, like)) = ALIKE.iter().find(|(name, _)| *name == op) {
+                        let demand = Demand::Operation { op: format!("{op}, not {like}"), place: place.clone() };
+                        with(&w.text.replacen(op, like, 1), demand);
+                    }
+                    if let (false, Some(operand)) = (place.is_empty(), first_operand(&w.text)) {
+                        with(&operand, Demand::Operation { op: op.to_owned(), place });
+                    }
                 }
-                What::Term => {}
             }
         }
     }
+    all.retain(|m| is_bound(&m.rule));
     all
+}
+
+/// Operations of the same operands.
+const ALIKE: [(&str, &str); 5] =
+    [("silu", "sigmoid"), ("sigmoid", "softmax"), ("softmax", "sigmoid"), ("add", "mul"), ("mul", "add")];
+
+/// The first operand of a term; none of a projection, whose first argument is a number.
+fn first_operand(term: &str) -> Option<String> {
+    let op = term[1..].split(' ').next()?;
+    let first = words(term).into_iter().find(|w| w.place == format!("{op}/0"))?;
+    (op != "proj" && !matches!(first.what, What::Attribute)).then_some(first.text)
+}
+
+/// Whether all that the right sides, premises and computed attributes use is found on the left.
+fn is_bound(rule: &Rule) -> bool {
+    fn variables(text: &str) -> impl Iterator<Item = &str> {
+        text.split([' ', '(', ')', ',', '{', '}']).filter(|w| w.starts_with('?'))
+    }
+    let bound: Vec<&str> = rule.lhs.iter().flat_map(|l| variables(l)).collect();
+    let made = |v: &str| rule.lets.iter().any(|(name, _)| *name == v);
+    let asked = rule.premises.iter().map(ToString::to_string).chain(rule.lets.iter().map(|(_, b)| b.to_string()));
+    let rights = rule.equations.iter().map(|(_, right)| (*right).to_owned());
+    asked.chain(rights).all(|text| variables(&text).all(|v| made(v) || bound.contains(&v)))
 }
 
 /// The rule with one word of one of its patterns replaced. Equations of terms inside the pattern are left out: they state the old one.
@@ -132,7 +170,7 @@ struct Word {
     text: String,
     /// Byte of the pattern at which it begins.
     from: usize,
-    /// Operations around it with the number of the argument: `mul/0 silu/0`.
+    /// Operations around it with the number of the argument: `mul/0 silu/0`; nothing for the whole pattern.
     place: String,
 }
 
@@ -145,7 +183,7 @@ impl Word {
     }
 }
 
-/// All arguments of a pattern, terms included.
+/// All arguments of a pattern, terms included, and the pattern itself.
 fn words(pattern: &str) -> Vec<Word> {
     // Operations that are open: name, arguments so far, where the term began.
     let mut open: Vec<(&str, usize, usize)> = vec![];
@@ -166,10 +204,10 @@ fn words(pattern: &str) -> Vec<Word> {
             }
             b')' => {
                 let (_, _, from) = open.pop().expect("parentheses match");
-                if let Some(last) = open.len().checked_sub(1) {
-                    let text = pattern[from..=rest].to_owned();
-                    all.push(Word { what: What::Term, text, from, place: place(&open) });
-                    open[last].1 += 1;
+                let text = pattern[from..=rest].to_owned();
+                all.push(Word { what: What::Term, text, from, place: place(&open) });
+                if let Some((_, n, _)) = open.last_mut() {
+                    *n += 1;
                 }
                 1
             }
@@ -200,6 +238,7 @@ fn arguments_know_their_place() {
         "mul/1 scale/0 ?x",
         "mul/1 scale/1 1.0",
         "mul/1 (scale ?x 1.0)",
+        " (mul (silu (linear ?x ?g)) (scale ?x 1.0))",
     ];
     assert_eq!(found, expected);
 }

@@ -1,5 +1,5 @@
 //! Every rule has a case in which it fires and near-misses in which it must not. Left out any one of the things it demands (a premise, that two
-//! variables are one, an attribute, that no quantization stands in between), it fires in some near-miss, or joins values of different types.
+//! variables are one, an attribute, an operation, that no quantization stands in between), it fires in some near-miss, or joins values of different types.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // the score is printed
 
 use super::confirmed;
@@ -107,6 +107,10 @@ const IMPLIED: &[(&str, &str, &str)] = &[
     ("rope-cache", "1 at write/1 concat/0 rms_norm/0 slice/1", "rows of a part of the tokens have no room for a key behind them"),
     ("rope-cache", "1 at write/1 concat/1 rope/0 slice/1", "as many rows as the latent is wide, behind rows of the same number"),
     ("rope-cache", "1 at write/1 concat/2", "latent and key have the positions of one batch"),
+    ("rope-cache", "slice at write/1 concat/0 rms_norm/0", "a gain as wide as a row leaves no room for a key"),
+    ("rope-cache", "slice at write/1 concat/1 rope/0", "a key as wide as a row leaves no room for a latent"),
+    ("route-append", "route at extend/0 proj/1", "the input of a router is one value and has no second one"),
+    ("route-append-bias", "route at extend/0 proj/1", "the input of a router is one value and has no second one"),
     ("absorb-value", "2 at einsum/1 slice/1", "heads that are left out are missing in the product by heads, context rows in that with the weights"),
     ("mla-absorbed", "1 at einsum/0 softmax/0 causal_mask/0 scale/0 add/0 einsum/1 slice/1", "scores of fewer context rows are no operand of the sum"),
     ("mla-absorbed", "1 at einsum/0 softmax/0 causal_mask/0 scale/0 add/1 einsum/1 slice/1", "scores of fewer context rows are no operand of the sum"),
@@ -119,6 +123,16 @@ const IMPLIED: &[(&str, &str, &str)] = &[
     ("route-normalize-bias", "1 at normalize/0 proj/0", "indices cannot be normalised"),
     ("route-normalize", "0.0 at normalize/0 proj/1 route/4", "the eps of a router that does not normalise is not used"),
     ("route-normalize-bias", "0.0 at normalize/0 proj/1 route/5", "the eps of a router that does not normalise is not used"),
+    ("mla-absorbed", "slice at einsum/0 softmax/0 causal_mask/0 scale/0 add/0 einsum/1", "queries as wide as a row leave no room for rotated ones"),
+    ("mla-absorbed", "slice at einsum/0 softmax/0 causal_mask/0 scale/0 add/1 einsum/1", "rotated queries as wide as a row leave no room for latent ones"),
+    ("mla-absorbed", "read at einsum/0 softmax/0 causal_mask/0 scale/0 add/0 einsum/1 slice/0", "a state is no tensor"),
+    ("mla-absorbed", "read at einsum/0 softmax/0 causal_mask/0 scale/0 add/1 einsum/1 slice/0", "a state is no tensor"),
+    ("mla-absorbed", "read at einsum/1 slice/0", "a state is no tensor"),
+    ("route-input", "convert at route/0", "both sides are one term"),
+    ("route-input-bias", "convert at route/0", "both sides are one term"),
+    ("reshape-reshape", "reshape at reshape/0", "both sides are one term"),
+    ("slice-concat", "concat at slice/0", "a range of all is all"),
+    ("widen-narrow", "convert at convert/0", "a conversion to the type it has"),
     ("route-scale", "1 at scale/0 proj/0", "indices cannot be scaled"),
     ("route-scale-bias", "1 at scale/0 proj/0", "indices cannot be scaled"),
 ];
