@@ -4,6 +4,7 @@ mod affinity;
 mod event;
 mod gate;
 mod sync;
+mod turn;
 
 pub use affinity::{Cpus, allowed_cpus, parse_cpu_list};
 pub use gate::{MOST_PARTS, Part};
@@ -15,6 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, ThreadId};
+use turn::Turn;
 
 /// Looks of a waiting worker before it sleeps, at most: some hundred microseconds, so that workers stay awake while the caller samples a token.
 const MOST_SPINS: u32 = 16_000;
@@ -54,6 +56,7 @@ pub struct Pool {
     /// The thread that was pinned as worker 0.
     caller: Option<ThreadId>,
     patience: Patience,
+    turn: Turn,
 }
 
 #[derive(Debug)]
@@ -89,15 +92,15 @@ impl Pool {
             affinity::pin_this_thread(&[seat.cpu]);
             std::thread::current().id()
         });
-        let mut pool = Self { shared, threads: vec![], seats, caller, patience };
+        let mut pool = Self { shared, threads: vec![], seats, caller, patience, turn: Turn::default() };
         for index in 1..workers {
             let shared = pool.shared.clone();
             let cpu = pool.seats.get(index as usize).map(|seat| seat.cpu);
             let body = move || {
                 // A new thread inherits the mask of the caller, which may be pinned.
                 affinity::pin_this_thread(cpu.as_ref().map_or(&cpus.ids, std::slice::from_ref));
-                let mut patience = patience;
-                shared.gate.serve(index, &mut patience, |job, part| shared.part(job, part, index));
+                let (mut patience, mut turn) = (patience, Turn::default());
+                shared.gate.serve(index, &mut patience, |job, part| turn.part(|| shared.part(job, part, index)));
             };
             pool.threads.push(std::thread::Builder::new().name(format!("deepfuse-{index}")).spawn(body)?);
         }
@@ -127,7 +130,8 @@ impl Pool {
         // returns when none is left.
         let job = JobRef(unsafe { std::mem::transmute::<&dyn Job, &'static dyn Job>(job) });
         s.gate.start(job, job.0.parts(0).unwrap_or(1));
-        s.gate.work(0, &mut self.patience, Gate::finished, |job, part| s.part(job, part, 0));
+        let turn = &mut self.turn;
+        s.gate.work(0, &mut self.patience, Gate::finished, |job, part| turn.part(|| s.part(job, part, 0)));
         if s.panicked.swap(false, Ordering::Relaxed) { Err(Panicked) } else { Ok(()) }
     }
 }

@@ -117,7 +117,13 @@ impl<J: Copy> Gate<J> {
     }
 
     /// Runs parts until `over`, which is asked when there are none.
-    pub fn work(&self, worker: u32, patience: &mut Patience, over: impl Fn(&Self) -> bool, run: impl Fn(J, Part)) {
+    pub fn work(
+        &self,
+        worker: u32,
+        patience: &mut Patience,
+        over: impl Fn(&Self) -> bool,
+        mut run: impl FnMut(J, Part),
+    ) {
         loop {
             // Before the look at the lanes: a phase that opens after it changes the count.
             let seen = self.changed.now();
@@ -132,7 +138,7 @@ impl<J: Copy> Gate<J> {
     }
 
     /// Runs parts until [`Gate::quit`].
-    pub fn serve(&self, worker: u32, patience: &mut Patience, run: impl Fn(J, Part)) {
+    pub fn serve(&self, worker: u32, patience: &mut Patience, run: impl FnMut(J, Part)) {
         self.work(worker, patience, |gate| gate.quit.load(Ordering::Acquire), run);
     }
 }
