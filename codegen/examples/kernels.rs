@@ -1,11 +1,12 @@
-//! Times the kernels of DeepSeek-V2-Lite on this machine: `cargo run --release -p deepfuse-codegen --example kernels [filter] [threads]`.
+//! Times the kernels of DeepSeek-V2-Lite on this machine:
+//! `cargo run --release -p deepfuse-codegen --example kernels [filter] [threads] [tokens,..] [bf16|fp8|int8|int4] [all]`, the last one for all variants.
 //!
 //! Prints microseconds, GFLOP/s and GB/s of the fastest of many launches, and what the cost model estimates for these sizes; at the end how
 //! well it orders the kernels (Spearman's rank correlation) and where it is furthest off. With one thread the estimate is that of one core. Weights are spread over more memory than the caches
 //! hold, so a decode step reads them from memory as a model does.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use deepfuse_codegen::{Backend, emit_all, x86::X86, x86::targets};
+use deepfuse_codegen::{Backend, emit_all, pack, x86::X86, x86::targets};
 use deepfuse_ir::*;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -42,10 +43,23 @@ fn ints(dims: &[Dim]) -> Operand {
     tensor(DType::I32, dims)
 }
 
+/// What rows are that meet such a weight.
+fn activation(weight: DType) -> DType {
+    match weight {
+        DType::Quant(Quant::INT8_R | Quant::INT4_G32) => DType::Quant(Quant::INT8_R_BF16),
+        _ => DType::Bf16,
+    }
+}
+
 fn shapes(dtype: DType) -> Vec<Shape> {
+    let coded = |dims: &[u64]| {
+        let dims: Vec<Dim> =
+            std::iter::once(Dim::symbol(Symbol::T)).chain(dims.iter().map(|d| Dim::fixed(*d))).collect();
+        tensor(activation(dtype), &dims)
+    };
     let t = Dim::symbol(Symbol::T);
     let shape = |name, op, operands| Shape { name, op, attrs: Attrs::new(), operands };
-    let linear = |name, n, k| shape(name, Op::Linear, vec![rows(&[k]), weight(dtype, &[n, k])]);
+    let linear = |name, n, k| shape(name, Op::Linear, vec![coded(&[k]), weight(dtype, &[n, k])]);
     let head = |name, n, m, k| shape(name, Op::HeadLinear, vec![rows(&[n, k]), weight(dtype, &[n, m, k])]);
     let idx = || ints(&[t, Dim::fixed(6)]);
     let one = || ints(&[t, Dim::fixed(1)]);
@@ -81,43 +95,43 @@ fn shapes(dtype: DType) -> Vec<Shape> {
         shape(
             "dense_swiglu",
             Op::Swiglu,
-            vec![rows(&[2048]), weight(dtype, &[10944, 2048]), weight(dtype, &[10944, 2048])],
+            vec![coded(&[2048]), weight(dtype, &[10944, 2048]), weight(dtype, &[10944, 2048])],
         ),
         shape(
             "shared_swiglu",
             Op::Swiglu,
-            vec![rows(&[2048]), weight(dtype, &[2816, 2048]), weight(dtype, &[2816, 2048])],
+            vec![coded(&[2048]), weight(dtype, &[2816, 2048]), weight(dtype, &[2816, 2048])],
         ),
         shape(
             "expert_swiglu",
             Op::ExpertSwiglu,
-            vec![rows(&[2048]), idx(), weight(dtype, &[64, 1408, 2048]), weight(dtype, &[64, 1408, 2048])],
+            vec![coded(&[2048]), idx(), weight(dtype, &[64, 1408, 2048]), weight(dtype, &[64, 1408, 2048])],
         ),
         shape(
             "expert_down",
             Op::ExpertDown,
-            vec![rows(&[6, 1408]), idx(), tensor(DType::F32, &[t, Dim::fixed(6)]), weight(dtype, &[64, 2048, 1408])],
+            vec![coded(&[6, 1408]), idx(), tensor(DType::F32, &[t, Dim::fixed(6)]), weight(dtype, &[64, 2048, 1408])],
         ),
         shape(
             "expert_swiglu_by_token",
             Op::ExpertSwigluByToken,
-            vec![rows(&[2048]), idx(), weight(dtype, &[64, 1408, 2048]), weight(dtype, &[64, 1408, 2048])],
+            vec![coded(&[2048]), idx(), weight(dtype, &[64, 1408, 2048]), weight(dtype, &[64, 1408, 2048])],
         ),
         shape(
             "expert_down_by_token",
             Op::ExpertDownByToken,
-            vec![rows(&[6, 1408]), idx(), tensor(DType::F32, &[t, Dim::fixed(6)]), weight(dtype, &[64, 2048, 1408])],
+            vec![coded(&[6, 1408]), idx(), tensor(DType::F32, &[t, Dim::fixed(6)]), weight(dtype, &[64, 2048, 1408])],
         ),
         // DeepSeek-V3: every expert gets T / 8 rows.
         shape(
             "v3_expert_swiglu",
             Op::ExpertSwiglu,
-            vec![rows(&[7168]), one(), weight(dtype, &[8, 2048, 7168]), weight(dtype, &[8, 2048, 7168])],
+            vec![coded(&[7168]), one(), weight(dtype, &[8, 2048, 7168]), weight(dtype, &[8, 2048, 7168])],
         ),
         shape(
             "v3_expert_down",
             Op::ExpertDown,
-            vec![rows(&[1, 2048]), one(), tensor(DType::F32, &[t, Dim::fixed(1)]), weight(dtype, &[8, 7168, 2048])],
+            vec![coded(&[1, 2048]), one(), tensor(DType::F32, &[t, Dim::fixed(1)]), weight(dtype, &[8, 7168, 2048])],
         ),
         linear("v3_o_proj", 7168, 16384),
         linear("v3_q_b", 24576, 1536),
@@ -136,16 +150,22 @@ fn bytes_of(o: &Operand, sizes: &Sizes) -> usize {
     }
     let t = o.tensor().unwrap();
     if o.layout != Layout::Vnni {
-        return t.bytes(sizes) as usize;
+        let depth = t.shape.last().and_then(Dim::as_fixed).unwrap_or(1);
+        return match t.dtype.quantized_row(depth) {
+            Some(row) => (t.elements(sizes) / depth * row.bytes) as usize,
+            None => t.bytes(sizes) as usize,
+        };
     }
     let shape: Vec<usize> = t.fixed_shape().unwrap().iter().map(|n| *n as usize).collect();
     let (n, k) = (shape[shape.len() - 2], shape[shape.len() - 1]);
     let count: usize = shape[..shape.len() - 2].iter().product();
     let (element, scales) = match t.dtype {
+        DType::Quant(Quant::INT8_R) => return count * n.div_ceil(16) * pack::int8_panel_bytes(k),
+        DType::Quant(Quant::INT4_G32) => return count * n.div_ceil(16) * pack::int4_panel_bytes(k),
         DType::Quant(_) => (1, n.div_ceil(128) * k.div_ceil(128)),
         d => (d.bytes().unwrap() as usize, 0),
     };
-    count * deepfuse_codegen::pack::matrix_bytes(n, k, element, scales)
+    count * pack::matrix_bytes(n, k, element, scales)
 }
 
 fn fill(op: Op, o: &Operand, position: usize, sizes: &Sizes, seed: usize) -> Buffer {
@@ -330,12 +350,19 @@ fn main() {
     let pick = |i: usize, default: &str| args.get(i).cloned().unwrap_or_else(|| default.into());
     let (filter, workers) = (pick(0, ""), pick(1, "2").parse().unwrap());
     let tokens: Vec<u64> = pick(2, "1,8,32,128,512").split(',').map(|t| t.parse().unwrap()).collect();
-    let dtype = if pick(3, "bf16") == "fp8" { DType::Quant(Quant::FP8_B128) } else { DType::Bf16 };
+    let dtype = match pick(3, "bf16").as_str() {
+        "fp8" => DType::Quant(Quant::FP8_B128),
+        "int8" => DType::Quant(Quant::INT8_R),
+        "int4" => DType::Quant(Quant::INT4_G32),
+        _ => DType::Bf16,
+    };
     let all = pick(4, "") == "all";
     let target = targets::native();
     println!("{}, {workers} threads, {} weights", target.name, pick(3, "bf16"));
     let mut compared = vec![];
-    for shape in shapes(dtype).iter().filter(|s| s.name.contains(&filter)) {
+    // No kernel takes absorbed weights as codes of int8 rows.
+    let known = |s: &&Shape| s.op != Op::HeadLinear || activation(dtype) == DType::Bf16;
+    for shape in shapes(dtype).iter().filter(known).filter(|s| s.name.contains(&filter)) {
         for t in &tokens {
             if shape.name == "lm_head" && *t > 32 {
                 continue;

@@ -6,6 +6,19 @@
 //! | `group` | panels that all rows pass before the next ones; their weights (or a block of them) stay in L2 | 2 to 8 |
 //! | `prefetch` | passes over the rows fetch the next group's weights meanwhile | 0, 1 |
 //!
+//! With AVX-512 also:
+//!
+//! | name | what | values |
+//! |---|---|---|
+//! | `few_panels` | panels side by side, one stream of memory each, for one or two rows, of int4 up to four | 1, 2, 4 |
+//!
+//! With AVX-512 BF16, for bf16 activations and fp8 weights, also:
+//!
+//! | name | what | values |
+//! |---|---|---|
+//! | `few_rows` | rows up to which a line is decoded in registers by each pass, not once to memory | 6, 12, 24 |
+//! | `ahead` | bytes that lines decoded in registers are fetched ahead for three rows and more; 0: the hardware alone sees the streams | 0 to 4096 |
+//!
 //! With AMX, for bf16 activations and bf16 or fp8 weights, and for int8 both, also:
 //!
 //! | name | what | values |
@@ -23,6 +36,7 @@
 //!
 //! Other kernels have one variant without names.
 
+use super::kernels::gemm::{AHEAD, FEW_ROWS};
 use super::kernels::mla::{HEADS, SPLIT_HEADS, TOKENS};
 use deepfuse_ir::kernel::packed_operands;
 use deepfuse_ir::{DType, KernelSpec, Op, Quant, Target, Variant};
@@ -34,8 +48,32 @@ struct Point {
     panels: u32,
     group: u32,
     prefetch: u32,
+    /// 0 where a register holds fewer than 16 lanes: a panel is several lines there.
+    few_panels: u32,
+    /// `None` for weights other than fp8.
+    decoded: Option<Decoded>,
     /// `None` where the target, or a type, has no use for tiles.
     tiles: Option<TilePoint>,
+}
+
+/// How fp8 is widened.
+#[derive(Clone, Copy)]
+struct Decoded {
+    few_rows: u32,
+    ahead: u32,
+}
+
+impl Decoded {
+    const DEFAULT: Self = Self { few_rows: FEW_ROWS, ahead: AHEAD };
+
+    /// A line decoded in registers costs a pass as much as one or two rows of products, so 6 rows may already be too many; 24 are two passes,
+    /// and more are better off with memory. A block of K is 2048 bytes of a panel: with less, lines come too late where four panels of two
+    /// matrices are read, with more they may leave L1 before they are used.
+    fn others() -> Vec<Self> {
+        let few = [6, 24].map(|few_rows| Self { few_rows, ..Self::DEFAULT });
+        let ahead = [0, 1024, 4096].map(|ahead| Self { ahead, ..Self::DEFAULT });
+        [&few[..], &ahead].concat()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -66,6 +104,12 @@ impl Point {
     fn variant(self) -> Variant {
         let mut named =
             vec![("rows", self.rows), ("panels", self.panels), ("group", self.group), ("prefetch", self.prefetch)];
+        if self.few_panels > 0 {
+            named.push(("few_panels", self.few_panels));
+        }
+        if let Some(d) = self.decoded {
+            named.extend([("few_rows", d.few_rows), ("ahead", d.ahead)]);
+        }
         if let Some(t) = self.tiles {
             named.extend([("tile_rows", t.rows), ("tile_panels", t.panels), ("depth", t.depth), ("few", t.few)]);
         }
@@ -117,6 +161,14 @@ pub fn variants(spec: &KernelSpec, target: &Target) -> Vec<Variant> {
         }
     }
     add(Point { prefetch: 0, ..default });
+    for few_panels in [1, 2, 4] {
+        if default.few_panels > 0 && few_panels != default.few_panels {
+            add(Point { few_panels, ..default });
+        }
+    }
+    for decoded in default.decoded.map_or(vec![], |_| Decoded::others()) {
+        add(Point { decoded: Some(decoded), ..default });
+    }
     points.into_iter().map(Point::variant).collect()
 }
 
@@ -144,7 +196,14 @@ fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
     let int8 = weight == DType::Quant(Quant::INT8_R) && target.has("amx-int8");
     let tiles = (dot && target.has("amx-bf16") || int8) && spec.op != Op::Route;
     let tiles = tiles.then_some(TilePoint::DEFAULT);
+    // One stream of int4: panels are so short that four of them end before the hardware has seen them (22 against 28 GB/s of one thread).
+    let few_panels = match weight {
+        _ if target.lanes != 16 => 0,
+        DType::Quant(Quant::INT4_G32) => 1,
+        _ => 4,
+    };
+    let decoded = (dot && weight == DType::Quant(Quant::FP8_B128)).then_some(Decoded::DEFAULT);
     // Tiles of activations are loaded again for every two panels: from L1 but for the first two of a group.
     let group = if tiles.is_some() { 8 } else { 4 };
-    Point { rows, panels, group, prefetch: 1, tiles }
+    Point { rows, panels, group, prefetch: 1, few_panels, decoded, tiles }
 }

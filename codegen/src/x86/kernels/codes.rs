@@ -81,18 +81,20 @@ impl<'a> Codes<'a, '_> {
         let (f, zero) = (self.f, self.f.zero(V16));
         let sums: Vec<Vec<Var<'a>>> =
             (0..self.panels.len()).map(|_| (0..self.count).map(|_| f.var(zero)).collect()).collect();
-        f.range(f.i(0), f.i(self.layout().depth / 32), 1, |group| {
-            self.fetch_ahead(group, 1);
-            self.group(group, &sums);
+        f.count(self.layout().depth / 64, |block| {
+            self.fetch_ahead(block * 2i64, 2);
+            for half in [0, 1] {
+                self.group(block, half, &sums);
+            }
         });
         sums.iter().map(|p| p.iter().map(|v| v.get()).collect()).collect()
     }
 
-    /// 32 columns: half a block.
-    fn group(&self, group: Val<'a>, sums: &[Vec<Var<'a>>]) {
-        let (block, odd) = (group / 2i64 * pack::INT4_BLOCK as u64, group & 1i64);
-        let codes: Vec<Val<'a>> = self.panels.iter().map(|p| p.lines.at(block + odd * 256i64).plus(64)).collect();
-        let offset = |r: u32| self.row(r).plus(self.layout().offsets).at(group * 4i64).load(I32, 4).splat(16);
+    /// 32 columns: half `odd` of a block.
+    fn group(&self, block: Val<'a>, odd: u64, sums: &[Vec<Var<'a>>]) {
+        let at = |p: &Panel<'a>| p.lines.at(block * pack::INT4_BLOCK as u64);
+        let codes: Vec<Val<'a>> = self.panels.iter().map(|p| at(p).plus(64 + odd * 256)).collect();
+        let offset = |r: u32| self.row(r).plus(self.layout().offsets + 4 * odd).at(block * 8i64).load(I32, 4).splat(16);
         let acc: Vec<Vec<Acc<'a>>> =
             (0..self.count).map(|r| codes.iter().map(|_| self.start(offset(r))).collect()).collect();
         for i in 0..4 {
@@ -101,13 +103,13 @@ impl<'a> Codes<'a, '_> {
                 let shifted = |line: &Val<'a>| (*line >> (4 * half)) & 0x0f0f_0f0fi64;
                 let lines: Vec<Val<'a>> = bytes.iter().map(shifted).collect();
                 for (r, acc) in (0..self.count).zip(&acc) {
-                    let a = self.row(r).at(group * 32i64).plus(16 * half + 4 * i).load(I32, 4);
+                    let a = self.row(r).at(block * 64i64).plus(32 * odd + 16 * half + 4 * i).load(I32, 4);
                     lines.iter().zip(acc).for_each(|(line, acc)| self.dot(acc, *line, a));
                 }
             }
         }
         for (p, (panel, column)) in self.panels.iter().zip(sums).enumerate() {
-            let scales = math::from_f16(panel.lines.at(block + odd * 32i64).load(Ty::vec(Elem::I16, 16), 32));
+            let scales = math::from_f16(at(panel).plus(odd * 32).load(Ty::vec(Elem::I16, 16), 32));
             for (r, sum) in (0..self.count).zip(column) {
                 let codes = self.finish(&acc[r as usize][p], offset(r)).to_float(Elem::F32);
                 sum.set(codes.fma(scales, sum.get()));

@@ -3,7 +3,7 @@
 use super::amx::Tiles;
 use super::codes::Codes;
 use super::packed::{Packed, Panel, Weight};
-use super::shapes::{self, Shapes};
+use super::shapes::{self, Highest, Shapes};
 use super::tile::{Ahead, Mode, Rows, Start, Tile};
 use crate::dsl::*;
 use crate::mem::{Mem, Store};
@@ -15,8 +15,11 @@ pub struct Gemm<'a> {
     pub f: &'a Fx,
     pub mode: Mode,
     pub shapes: Shapes,
-    /// The same for `FEW_ROWS` or fewer of fp8, decoded in registers: more rows for a line that is decoded, fewer panels.
+    /// The same for `few_rows` or fewer of fp8, decoded in registers: more rows for a line that is decoded, fewer panels.
     pub few: Shapes,
+    pub few_rows: u32,
+    /// Bytes that fp8 is fetched ahead where nothing else fetches it.
+    pub ahead: u64,
     /// Panels (of each matrix) that a pass over the rows takes together: their weights stay in L2 from row block to row block.
     pub group: u32,
     /// Whether a pass fetches weights of the next group.
@@ -38,13 +41,17 @@ impl<'a> Gemm<'a> {
     /// A covering for matrices of stored type `weight`, `matrices` of them side by side (gate and up), by the kernel's variant.
     pub fn new(k: &Kernel<'a>, activation: crate::mem::Store, weight: Weight, matrices: u32) -> Self {
         let mode = Mode::of(k.f.caps, activation, weight);
-        let shapes = shapes::tiles(k.f.caps, mode, weight, matrices, k.choice("rows", 0), k.choice("panels", 0));
+        let highest =
+            Highest { rows: k.choice("rows", 0), panels: k.choice("panels", 0), few_panels: k.choice("few_panels", 0) };
+        let shapes = shapes::tiles(k.f.caps, mode, weight, matrices, highest);
         let group = k.choice("group", 4).div_ceil(matrices).max(1);
         Self {
             f: k.f,
             mode,
             shapes,
-            few: shapes::few(matrices),
+            few: shapes::few(matrices, highest),
+            few_rows: k.choice("few_rows", FEW_ROWS),
+            ahead: u64::from(k.choice("ahead", AHEAD)),
             group,
             prefetch: k.choice("prefetch", 1) == 1,
             tiles: Tiles::new(k, mode, weight),
@@ -167,7 +174,7 @@ impl<'a> Gemm<'a> {
         let pass = Pass { scales: &scales, ..pass };
         // Few rows use a decoded line too seldom to pay for storing it.
         self.f.branch(
-            chunk.count.le(self.f.i(u64::from(FEW_ROWS))),
+            chunk.count.le(self.f.i(u64::from(self.few_rows))),
             || run(&Self { shapes: self.few.clone(), ..self.clone() }, pass),
             || {
                 // All passes fetch their part of the next block.
@@ -230,7 +237,11 @@ impl<'a> Gemm<'a> {
         let (f, mode, k, rows) = (self.f, self.mode, pass.k, pass.rows.starting_at(row));
         let values = match mode {
             Mode::Codes => Codes { f, count: height, rows, panels: &panels, k, ahead }.sums(),
-            Mode::Dot | Mode::Wide => Tile { f, mode, count: height, rows, panels: &panels, k, start, ahead }.sums(),
+            Mode::Dot | Mode::Wide => {
+                // What one or two rows wait for is memory, and it is faster when left alone.
+                let stream = if height > shapes::STREAMED_ROWS { self.ahead } else { 0 };
+                Tile { f, mode, count: height, rows, panels: &panels, k, start, ahead, stream }.sums()
+            }
         };
         let Some(start) = start else { return store(row, &values, here) };
         for (p, column) in values.iter().zip(&places) {
@@ -331,7 +342,9 @@ impl<'a> Part<'a, '_> {
 /// Bytes from one decoded panel to the next: one line more than it has, or all would start in one cache set.
 const DECODED_BYTES: u64 = 65 * 64;
 /// Rows up to which fp8 is decoded in registers.
-const FEW_ROWS: u32 = 12;
+pub const FEW_ROWS: u32 = 12;
+/// Bytes that fp8 is fetched ahead, if the variant does not say it.
+pub const AHEAD: u32 = 2048;
 
 /// Some rows and their sums on the stack.
 struct Chunk<'a> {

@@ -10,7 +10,7 @@ mod einsum;
 mod embed;
 mod experts;
 mod experts_by_token;
-mod gemm;
+pub(super) mod gemm;
 mod linear;
 pub mod mla;
 mod norm;

@@ -60,6 +60,8 @@ pub struct Tile<'a, 'b> {
     /// f32 sums to go on from; `None` starts at zero.
     pub start: Option<Start<'a, 'b>>,
     pub ahead: Option<Ahead<'a, 'b>>,
+    /// Bytes of a panel that fp8 lines are fetched ahead; 0: not at all.
+    pub stream: u64,
 }
 
 /// Weights to fetch while this tile computes: each pass over the rows fetches its part of the next panels, so that memory is
@@ -101,9 +103,6 @@ pub struct Start<'a, 'b> {
     /// What the new sums of each panel are multiplied by before they are added; empty for nothing.
     pub scales: &'b [Val<'a>],
 }
-
-/// Bytes of a panel that fp8 lines are fetched ahead.
-const FP8_AHEAD: u64 = 2048;
 
 /// f32 lanes of one panel's 16 columns while they are summed up: one vector, or two with even and odd k side by side.
 type Acc<'a> = Vec<Var<'a>>;
@@ -253,7 +252,9 @@ impl<'a> Tile<'a, '_> {
         let two = |panel: &Panel<'a>| {
             let at = panel.lines.at(pair * panel.weight.line_bytes());
             // What the next blocks read: too little at a time for the hardware to see a stream.
-            self.f.prefetch(at.plus(FP8_AHEAD), 3);
+            if self.stream > 0 {
+                self.f.prefetch(at.plus(self.stream), 3);
+            }
             math::e4m3_to_bf16(at.load(Ty::vec(Elem::I8, 64), 64)).map(|v| vec![v.bitcast(Ty::vec(Elem::Bf16, 32))])
         };
         let (even, odd) = self.panels.iter().map(two).map(|[even, odd]| (even, odd)).unzip();
