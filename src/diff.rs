@@ -27,6 +27,8 @@ pub struct Difference {
     pub settings: Vec<Setting>,
     /// Files and weights whose bytes differ.
     pub contents: Vec<Content>,
+    /// By bucket, where kernels differ: what a step takes.
+    pub steps: Vec<StepDifference>,
     /// Layer classes and buckets whose kernels differ.
     pub forms: Vec<FormDifference>,
     /// Kernels of equal work that are computed in another way.
@@ -45,6 +47,16 @@ pub struct Setting {
 pub struct Content {
     pub name: String,
     pub bytes: [Option<u64>; 2],
+}
+
+/// A step in one bucket.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepDifference {
+    pub bucket: String,
+    /// Launches, all layers together.
+    pub kernels: [usize; 2],
+    /// Sum over them by the costs of each target, nanoseconds.
+    pub nanos: [f64; 2],
 }
 
 /// One layer class in one bucket.
@@ -85,6 +97,7 @@ pub fn diff(a: &Path, b: &Path) -> Result<Difference, Error> {
         digests,
         settings: settings(ma, mb),
         contents: contents(ma, mb),
+        steps: vec![],
         forms: vec![],
         variants: variants(&opened),
     };
@@ -92,7 +105,9 @@ pub fn diff(a: &Path, b: &Path) -> Result<Difference, Error> {
     let same_target = ma.target == mb.target;
     if !equal && (sections(ma) != sections(mb) || !same_target) {
         let subjects = [Subject::of_artifact(a)?, Subject::of_artifact(b)?];
-        told.forms = forms(&subjects, same_target)?;
+        let both = [classes(&subjects[0])?, classes(&subjects[1])?];
+        told.forms = forms(&subjects, &both, same_target);
+        told.steps = steps(&both, &told.forms);
     }
     Ok(told)
 }
@@ -161,8 +176,24 @@ fn variants(opened: &[Artifact; 2]) -> Vec<VariantDifference> {
     changed.map(|(a, b)| VariantDifference { symbols: [a.0, b.0], variants: [a.1, b.1] }).collect()
 }
 
-fn forms(subjects: &[Subject; 2], same_target: bool) -> Result<Vec<FormDifference>, Error> {
-    let told = [classes(&subjects[0])?, classes(&subjects[1])?];
+/// The steps of buckets in which some form differs.
+fn steps(told: &[Vec<Class>; 2], forms: &[FormDifference]) -> Vec<StepDifference> {
+    let buckets: IndexSet<&String> = forms.iter().map(|f| &f.bucket).collect();
+    let step = |bucket: &String| {
+        let kernels = |c: &Class| {
+            let story = c.buckets.iter().find(|b| b.bucket == *bucket);
+            let kernels = story.map_or(&[][..], |b| b.kernels.as_slice());
+            (c.regions.len() * kernels.len(), c.regions.len() as f64 * kernels.iter().map(|k| k.nanos).sum::<f64>())
+        };
+        let sums = told
+            .each_ref()
+            .map(|all| all.iter().map(kernels).fold((0, 0.0), |(n, nanos), (more, time)| (n + more, nanos + time)));
+        StepDifference { bucket: bucket.clone(), kernels: sums.map(|s| s.0), nanos: sums.map(|s| s.1) }
+    };
+    buckets.into_iter().map(step).collect()
+}
+
+fn forms(subjects: &[Subject; 2], told: &[Vec<Class>; 2], same_target: bool) -> Vec<FormDifference> {
     let mut differences = vec![];
     for number in 0..told[0].len().max(told[1].len()) {
         let of_class = told.each_ref().map(|t| t.get(number));
@@ -186,7 +217,7 @@ fn forms(subjects: &[Subject; 2], same_target: bool) -> Result<Vec<FormDifferenc
             });
         }
     }
-    Ok(differences)
+    differences
 }
 
 /// Kernels that only one of both has, each as often as it is missing in the other.

@@ -10,7 +10,7 @@ use deepfuse_codegen::x86::X86;
 use deepfuse_ir::{Answer, Bucket, Call, Catalog, Graph, Layout, Op, Operand, Symbol};
 use deepfuse_passes::check::pattern::{ReadRule, read_rules};
 use deepfuse_passes::check::{CheckError, Replay};
-use deepfuse_passes::fuse::{ClassCertificate, Direction, FuseOptions, forced, stored_charge_nanos};
+use deepfuse_passes::fuse::{AllBuckets, ClassCertificate, Direction, FuseOptions, forced, stored_charge_nanos};
 use deepfuse_passes::stored::stored_bytes;
 use deepfuse_passes::why::{Outcome, why_not};
 use indexmap::{IndexMap, IndexSet};
@@ -18,9 +18,11 @@ use indexmap::{IndexMap, IndexSet};
 pub mod html;
 mod story;
 mod subject;
+mod tell;
 
-pub use story::{BucketStory, Class, Explanation, Form, Kernel, Lost, RuleInClass, RuleStory};
+pub use story::{BucketStory, Class, Explanation, Form, Kernel, Lost, RuleInClass, RuleStory, Unused};
 pub use subject::{Subject, certificate, report};
+pub use tell::{buckets as buckets_text, memory_lines, outcome};
 
 /// Explains all classes and rules.
 ///
@@ -244,7 +246,7 @@ impl Told<'_> {
                 }
                 forms.push(form);
             }
-            BucketStory { bucket: bucket.name.clone(), forms, kernels }
+            BucketStory { bucket: bucket.name.clone(), typical: bucket.typical_text(), forms, kernels }
         };
         Class {
             regions: class.certificate.regions.clone(),
@@ -286,6 +288,7 @@ impl Told<'_> {
             fired,
             used: used.into_iter().collect(),
             lost: vec![],
+            unused: None,
             why_not: None,
             distance: (0, 0),
         };
@@ -301,38 +304,55 @@ impl Told<'_> {
             story.why_not = Some(told);
             return Ok(story);
         }
-        for bucket in buckets.iter().filter(|b| !story.used.contains(&b.name)) {
-            if story.used.is_empty() && !story.lost.is_empty() {
-                break; // a form that no bucket has is searched for, which takes long: one bucket says enough
-            }
-            let nanos = self.lost(rule, class, all, bucket, &story.used)?;
-            story.lost.push(Lost { bucket: bucket.name.clone(), nanos });
+        if story.used.is_empty() {
+            story.unused = self.unused(name, class, all, buckets)?;
+        } else {
+            let lost = buckets.iter().filter(|b| !story.used.contains(&b.name));
+            story.lost = lost.filter_map(|b| self.lost(class, all, b, &story.used)).collect();
         }
         Ok(story)
     }
 
-    /// Costs without and with a rule: with it is the form of another bucket that uses it, or one that is made to.
-    fn lost(
-        &self,
-        rule: &ReadRule,
-        class: &ReplayedClass<'_>,
-        all: &[Bucket],
-        bucket: &Bucket,
-        used: &[String],
-    ) -> Result<Option<[f64; 2]>, Error> {
+    /// Costs in a bucket without a rule and with it: in the form of another bucket that uses it.
+    fn lost(&self, class: &ReplayedClass<'_>, all: &[Bucket], bucket: &Bucket, used: &[String]) -> Option<Lost> {
         let forms = self.forms(class, all, bucket);
         let total = |f: &Form| f.nanos.map(|n| n + f.charge_nanos);
-        let own = forms.iter().find(|(f, _)| f.chosen).and_then(|(f, _)| total(f));
-        let with = forms.iter().filter(|(f, _)| used.contains(&f.name)).filter_map(|(f, _)| total(f)).reduce(f64::min);
-        if let (Some(own), Some(with)) = (own, with) {
-            return Ok(Some([own, with]));
-        }
+        let own = forms.iter().find(|(f, _)| f.chosen).and_then(|(f, _)| total(f))?;
+        let with =
+            forms.iter().filter(|(f, _)| used.contains(&f.name)).filter_map(|(f, _)| total(f)).reduce(f64::min)?;
+        Some(Lost { bucket: bucket.name.clone(), nanos: [own, with] })
+    }
+
+    /// Costs without and with a rule that no bucket uses: where it has to be used, the other buckets and the stored weights adapt.
+    fn unused(
+        &self,
+        rule: &str,
+        class: &ReplayedClass<'_>,
+        all: &[Bucket],
+        buckets: &[&Bucket],
+    ) -> Result<Option<Unused>, Error> {
         let options = FuseOptions {
             disabled: self.subject.fusion.disabled_rules.clone(),
             ..FuseOptions::new(self.subject.certificate.numerics)
         };
-        let costs = forced(&class.replay.plain, rule.rule.name, self.catalog, bucket, &options)?;
-        Ok(costs.map(|both| both.map(|c| c.nanos() + c.charge_nanos())))
+        let chosen: Vec<&Graph> = class.forms.iter().skip(1).map(|(_, form)| form).collect(); // the first one is plain
+        let with = forced(&class.replay.plain, rule, &chosen, self.catalog, all, &options)?;
+        let Some(with) = with else { return Ok(None) };
+        let mut own = AllBuckets { nanos: vec![], stored: 0 };
+        let mut weights = IndexMap::new();
+        for bucket in all {
+            let priced = class.form(&bucket.name).map(|form| self.price(class, form, bucket)).unwrap_or_default();
+            own.nanos.push(priced.nanos);
+            weights.extend(priced.stored);
+        }
+        own.stored = weights.values().sum();
+        let total = |a: &AllBuckets| a.nanos.iter().sum::<f64>() + stored_charge_nanos(a.stored);
+        let asked = all.iter().zip(own.nanos.iter().zip(&with.nanos)).filter(|(b, _)| buckets.contains(b));
+        Ok(Some(Unused {
+            total_nanos: [total(&own), total(&with)],
+            stored: [own.stored, with.stored],
+            buckets: asked.map(|(b, (own, with))| Lost { bucket: b.name.clone(), nanos: [*own, *with] }).collect(),
+        }))
     }
 }
 

@@ -87,6 +87,18 @@ impl Bucket {
             && self.pages.contains(&pages)
     }
 
+    /// The typical batch, for people: `8 sequences, context 1024` of one token each, `128 tokens, context 4096`.
+    pub fn typical_text(&self) -> String {
+        let Sizes([tokens, sequences, _, _, cached]) = self.typical;
+        let many = |n: u64, of: &str| if n == 1 { format!("1 {of}") } else { format!("{n} {of}s") };
+        let what = match sequences {
+            1 => many(tokens, "token"),
+            n if n == tokens => many(n, "sequence"),
+            n => format!("{} of {}", many(tokens, "token"), many(n, "sequence")),
+        };
+        format!("{what}, context {}", (cached + tokens) / sequences.max(1))
+    }
+
     fn of(row: &Row) -> Self {
         let Row(name, [tokens, queries, context, pages], [t, s, x]) = row;
         Self {
@@ -118,6 +130,15 @@ mod tests {
             assert_eq!(first(t as u32, queries, context), b.name);
             assert!(b.pages.contains(&(p as u32)) && r == s);
         }
+    }
+
+    #[test]
+    fn a_typical_batch_in_words() {
+        let text = |name| Bucket::named(name).map(|b| b.typical_text());
+        assert_eq!(text("decode-1").as_deref(), Some("1 token, context 512"));
+        assert_eq!(text("decode-8").as_deref(), Some("8 sequences, context 1024"));
+        assert_eq!(text("verify").as_deref(), Some("8 tokens of 2 sequences, context 1024"));
+        assert_eq!(text("chunk").as_deref(), Some("128 tokens, context 4096"));
     }
 
     #[test]

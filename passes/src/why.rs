@@ -48,7 +48,7 @@ impl Outcome {
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Holds => f.write_str("nothing is left for it: what it would prove, other steps prove"),
+            Self::Holds => f.write_str("it matches and says nothing new: other steps made both sides equal"),
             Self::Left => f.write_str("it applies; it was disabled, or the search hit its limit"),
             Self::Beyond { class } => write!(f, "it applies as `{}`, beyond --numerics", class.name()),
             Self::Premise { premise, values } => write!(f, "it matches, but {premise} fails: {values}"),
@@ -56,7 +56,7 @@ impl std::fmt::Display for Outcome {
             Self::Near { found, of, expected, instead } => {
                 write!(
                     f,
-                    "nearest match has {found} of {of} operations: where it asks for `{expected}` there is {instead}"
+                    "nearest match has {found} of {of} operations: where it asks for {expected} there is {instead}"
                 )
             }
             Self::Absent { operation } => write!(f, "no match: there is no {operation}"),
@@ -223,11 +223,23 @@ fn first_operation(pattern: &Pattern) -> Option<&Node> {
     if let Place::Node(node) = &pattern.nodes[at] { Some(node) } else { None }
 }
 
+/// What a pattern asks for at a place: an operation, an attribute.
+fn asked(pattern: &Pattern, mut at: usize) -> String {
+    while let Place::Node(Node::Proj([_, node])) = &pattern.nodes[at] {
+        at = *node;
+    }
+    match &pattern.nodes[at] {
+        Place::Node(node @ Node::Op(..)) => operation_name(node),
+        _ => format!("`{}`", pattern.describe(at)),
+    }
+}
+
 /// `softmax`; with the number of operands if there may be more or fewer.
 fn operation_name(node: &Node) -> String {
     match node {
         Node::Op(op, _) if op.arity().start() != op.arity().end() => {
-            format!("`{}` of {} operands", op.name(), node.operands().len())
+            let n = node.operands().len();
+            format!("`{}` of {n} operand{}", op.name(), if n == 1 { "" } else { "s" })
         }
         _ => format!("`{}`", node.name()),
     }
@@ -240,14 +252,14 @@ fn conflict(table: &Table, parts: &[Part]) -> Option<(String, String)> {
         let first = *seen.entry(var).or_insert(*class);
         if first != *class {
             let two = format!("{} and {}", describe(table, first), describe(table, *class));
-            return Some((format!("one {var}"), two));
+            return Some((format!("one `{var}`"), two));
         }
     }
     None
 }
 
 fn part(index: &Index<'_>, pattern: &Pattern, at: usize, term: usize) -> Part {
-    let missing = || Some((pattern.describe(at), describe(index.table, term)));
+    let missing = || Some((asked(pattern, at), describe(index.table, term)));
     match &pattern.nodes[at] {
         Place::Var(v) => Part { vars: vec![(v.clone(), index.table.find(term))], ..Part::default() },
         Place::Node(Node::Attr(a)) => {
@@ -306,7 +318,7 @@ mod tests {
     #[test]
     fn reasons_are_told() {
         let requantizes = Numerics::Requantizes;
-        assert!(outcome(MLP, "swiglu", requantizes, &[]).contains("nothing is left for it"));
+        assert!(outcome(MLP, "swiglu", requantizes, &[]).contains("says nothing new"));
         assert!(outcome(MLP, "swiglu", requantizes, &["swiglu"]).contains("it was disabled"));
         assert!(outcome(MLP, "swiglu", Numerics::Exact, &[]).contains("as `requantizes`, beyond --numerics"));
         assert_eq!(outcome(MLP, "add-norm", requantizes, &[]), "no match: there is no `rms_norm` of 2 operands");
@@ -315,12 +327,12 @@ mod tests {
         assert_eq!(told, "it matches, but ill-typed: swiglu: swiglu: gate bf16[8, 16] and up f32[8, 16] differ");
         let other = MLP.replace("silu %0", "sigmoid %0");
         let told = outcome(&other, "swiglu", requantizes, &["all"]);
-        let near = "nearest match has 2 of 4 operations: where it asks for `(silu (linear ?x ?g))` there is `sigmoid` : bf16[T, 8]";
+        let near = "nearest match has 2 of 4 operations: where it asks for `silu` there is `sigmoid` : bf16[T, 8]";
         assert_eq!(told, near);
         let two = MLP
             .replace("linear %x, %up", "linear %y, %up")
             .replace("%x: bf16[T, 16],", "%x: bf16[T, 16], %y: bf16[T, 16],");
         let told = outcome(&two, "swiglu", requantizes, &["all"]);
-        assert!(told.contains("4 of 4 operations: where it asks for `one ?x` there is an input"), "{told}");
+        assert!(told.contains("4 of 4 operations: where it asks for one `?x` there is an input"), "{told}");
     }
 }

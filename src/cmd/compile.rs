@@ -1,18 +1,18 @@
 //! `deepfuse compile`
 
 use super::progress::Progress;
+use deepfuse::explain::memory_lines;
 use deepfuse::max_error::{self, BucketError, ClassError};
 use deepfuse::output::{self, Written};
 use deepfuse::pipeline::Event;
 use deepfuse::text::{Stop, at_stop};
 use deepfuse::{Error, Request, pipeline};
 use deepfuse_artifact::interrupt;
-use deepfuse_artifact::manifest::{MemoryInfo, SlowerInfo};
 use deepfuse_codegen::x86::targets;
 use deepfuse_frontend::{Activations, Model};
 use deepfuse_ir::Quant;
 use deepfuse_passes::fuse::Numerics;
-use deepfuse_runtime::cli::{human_bytes, human_count, human_seconds};
+use deepfuse_runtime::cli::{human_bytes, human_count};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -292,36 +292,6 @@ fn print_summary(c: &pipeline::Compiled, w: &Written, req: &Request, compile: f6
     let next = if shapes_only { "inspect" } else { "run" };
     let prompt = if shapes_only { "" } else { " --prompt 'Hello'" };
     say!("next: {program} {next} {}{prompt}", out.display());
-}
-
-/// What was given up for `--memory`: forms with what replaces them, and the time that it costs.
-pub fn memory_lines(m: &MemoryInfo) -> Vec<String> {
-    let saved = human_bytes(m.wanted - m.stored);
-    let mut lines = vec![format!("memory       {saved} less of weights than would be fastest, for --memory")];
-    for g in &m.given_up {
-        let (layers, saved) = (if g.regions == 1 { "layer" } else { "layers" }, human_bytes(g.saved.unsigned_abs()));
-        let sign = if g.saved < 0 { "more" } else { "less" };
-        lines.push(format!("  class {}, {} {layers}: {saved} {sign}", g.class, g.regions));
-        lines.extend(g.forms.iter().map(|f| format!("    not stored   {} ({})", f.form, human_bytes(f.bytes))));
-        for f in &g.instead {
-            let what = if f.new { "in its place" } else { "still stored" };
-            lines.push(format!("    {what} {} ({})", f.form, human_bytes(f.bytes)));
-        }
-        lines.push(format!("    slower       {}", slower_text(&g.slower)));
-    }
-    lines.push(format!("  together, by the estimate of a whole step: {}", slower_text(&m.slower)));
-    lines
-}
-
-/// `decode-1 +3.1 % (+950 us)` for buckets where it shows.
-fn slower_text(all: &[SlowerInfo]) -> String {
-    let told = all.iter().filter(|s| s.percent().abs() >= 0.1);
-    let one = |s: &SlowerInfo| {
-        let (sign, time) = (if s.picos < 0 { '-' } else { '+' }, human_seconds(s.picos.unsigned_abs() as f64 / 1e12));
-        format!("{} {:+.1} % ({sign}{time})", s.bucket, s.percent())
-    };
-    let told: Vec<String> = told.map(one).collect();
-    if told.is_empty() { "no step by 0.1 % or more".to_owned() } else { told.join(", ") }
 }
 
 fn print_errors(errors: &[ClassError]) {

@@ -3,7 +3,8 @@
 use deepfuse::Error;
 use deepfuse::diff::{Content, Difference, FormDifference, diff};
 use deepfuse::explain::Kernel;
-use deepfuse_runtime::cli::human_bytes;
+use deepfuse_runtime::cli::{human_bytes, human_seconds};
+use indexmap::IndexMap;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -37,8 +38,19 @@ fn print(args: &Args, told: &Difference) {
     for c in &told.contents {
         content(c);
     }
+    if !told.steps.is_empty() {
+        say!("\n{:<16} {:>12} {:>24}", "a step", "kernels", "estimated time");
+    }
+    for s in &told.steps {
+        say!("{:<16} {:>12} {:>24}", s.bucket, format!("{} | {}", s.kernels[0], s.kernels[1]), times(s.nanos));
+    }
+    // Buckets with the same difference are told together.
+    let mut groups: IndexMap<String, Vec<&FormDifference>> = IndexMap::new();
     for f in &told.forms {
-        form(f);
+        groups.entry(kind(f)).or_default().push(f);
+    }
+    for g in groups.values() {
+        group(g);
     }
     if !told.variants.is_empty() {
         say!("\nvariants of kernels that both have");
@@ -63,30 +75,44 @@ fn content(c: &Content) {
     );
 }
 
-fn form(f: &FormDifference) {
-    say!(
-        "\nclass {} ({}, regions: {} | {}) in {}: kernels {} | {}, {:.1} us | {:.1} us",
-        f.class,
-        f.holds,
-        f.regions[0],
-        f.regions[1],
-        f.bucket,
-        f.kernels[0],
-        f.kernels[1],
-        f.nanos[0] / 1e3,
-        f.nanos[1] / 1e3
-    );
-    for (sign, kernels) in [("-", &f.only[0]), ("+", &f.only[1])] {
+/// `4.57 ms | 5.64 ms (+23.4 %)`
+fn times([a, b]: [f64; 2]) -> String {
+    format!("{} | {} ({:+.1} %)", human_seconds(a / 1e9), human_seconds(b / 1e9), 100.0 * (b / a.max(1e-9) - 1.0))
+}
+
+/// Equal for forms that differ in the same kernels for the same reasons.
+fn kind(f: &FormDifference) -> String {
+    let kernels = f.only.each_ref().map(|all| all.iter().map(kernel).collect::<Vec<_>>());
+    format!("{} {kernels:?} {:?}", f.class, f.why)
+}
+
+fn group(forms: &[&FormDifference]) {
+    let first = forms[0];
+    let layers = |n: usize| if n == 1 { "1 layer".to_owned() } else { format!("{n} layers") };
+    let regions = match first.regions {
+        [a, b] if a == b => layers(a),
+        [a, b] => format!("{} | {}", layers(a), layers(b)),
+    };
+    say!("\nclass {} ({}, {regions}), kernels {} | {}", first.class, first.holds, first.kernels[0], first.kernels[1]);
+    for (sign, kernels) in [("-", &first.only[0]), ("+", &first.only[1])] {
+        let mut counts: IndexMap<String, usize> = IndexMap::new();
         for k in kernels {
-            say!("  {sign} {}", kernel(k));
+            *counts.entry(kernel(k)).or_default() += 1;
+        }
+        for (kernel, n) in counts {
+            let many = if n == 1 { String::new() } else { format!("{n} x ") };
+            say!("  {sign} {many}{kernel}");
         }
     }
-    for reason in &f.why {
+    for reason in &first.why {
         say!("  because {reason}");
+    }
+    for f in forms {
+        say!("  in {:<14} {}", f.bucket, times(f.nanos));
     }
 }
 
 fn kernel(k: &Kernel) -> String {
     let rules = if k.rules.is_empty() { String::new() } else { format!(", by {}", k.rules.join(", ")) };
-    format!("{}({}) -> {}, {:.1} us{rules}", k.operation, k.operands.join(", "), k.results.join(", "), k.nanos / 1e3)
+    format!("{}({}) -> {}{rules}", k.operation, k.operands.join(", "), k.results.join(", "))
 }

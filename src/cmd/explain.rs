@@ -1,11 +1,13 @@
 //! `deepfuse explain`: what became of every layer, what decided it, and why other rules did not fire.
 
 use deepfuse::explain::{
-    BucketStory, Class, Explanation, Form, Lost, RuleInClass, RuleStory, Subject, classes, explain, html,
+    BucketStory, Class, Explanation, Form, RuleInClass, RuleStory, Subject, buckets_text, classes, explain, html,
+    memory_lines, outcome,
 };
 use deepfuse::{Error, Request};
 use deepfuse_codegen::x86::targets;
 use deepfuse_ir::Bucket;
+use indexmap::IndexMap;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -160,7 +162,7 @@ fn everything(told: &Explanation) {
     if let Some(proof) = &told.proof {
         say!("extraction: {proof} by these costs");
     }
-    for line in told.memory.iter().flat_map(super::compile::memory_lines) {
+    for line in told.memory.iter().flat_map(memory_lines) {
         say!("{line}");
     }
     for (i, c) in told.classes.iter().enumerate() {
@@ -184,7 +186,7 @@ fn class(number: usize, c: &Class) {
 }
 
 fn bucket(b: &BucketStory) {
-    say!("  {}", b.bucket);
+    say!("  {} ({})", b.bucket, b.typical);
     b.forms.iter().for_each(|f| say!("    {}", form(f)));
     for k in &b.kernels {
         let rules = if k.rules.is_empty() { String::new() } else { format!("   <- {}", k.rules.join(" <- ")) };
@@ -217,28 +219,26 @@ fn form(f: &Form) -> String {
 
 /// One line on a rule: where it is used, else where it lost, else the nearest match.
 fn summary(r: &RuleStory) -> String {
-    let used = |c: &RuleInClass| (!c.used.is_empty()).then(|| format!("class {} ({})", c.class, c.used.join(", ")));
-    let used: Vec<String> = r.classes.iter().filter_map(used).collect();
-    let lost = |c: &RuleInClass| c.lost.first().map(|l| format!("class {}: {}", c.class, lost(l)));
-    let lost = r.classes.iter().find_map(lost);
-    match (used.is_empty(), lost, r.nearest()) {
-        (false, None, _) => format!("used in {}", used.join(", ")),
-        (false, Some(lost), _) => format!("used in {}; {lost}", used.join(", ")),
-        (true, Some(lost), _) => format!("fired and is not used; {lost}"),
-        (true, None, Some(c)) => format!("class {}: {}", c.class, c.why_not.as_deref().unwrap_or("it did not fire")),
-        (true, None, None) => "there is no layer class".to_owned(),
+    let used = r.classes.iter().filter(|c| !c.used.is_empty());
+    let mut by_buckets: IndexMap<String, Vec<String>> = IndexMap::new();
+    for c in used {
+        by_buckets.entry(buckets_text(&c.used)).or_default().push(c.class.to_string());
     }
+    let told = |c: &RuleInClass| format!("class {}: {}", c.class, in_ascii(&outcome(c).0));
+    if by_buckets.is_empty() {
+        let lost = r.classes.iter().find(|c| c.fired > 0);
+        return lost.or_else(|| r.nearest()).map_or_else(|| "there is no layer class".to_owned(), told);
+    }
+    let classes = |all: &[String]| {
+        if all.len() == 1 { format!("class {}", all[0]) } else { format!("classes {}", all.join(", ")) }
+    };
+    let used: Vec<String> = by_buckets.iter().map(|(buckets, all)| format!("{} ({buckets})", classes(all))).collect();
+    let lost = r.classes.iter().find_map(|c| Some(format!("; class {}, {}", c.class, in_ascii(outcome(c).1.first()?))));
+    format!("used in {}{}", used.join(", "), lost.unwrap_or_default())
 }
 
-/// `decode: 14.0 us with it, 12.3 us without`
-fn lost(l: &Lost) -> String {
-    match l.nanos {
-        Some([own, with]) if with > own => {
-            format!("{} costs {} with it, {} without", l.bucket, micros(with), micros(own))
-        }
-        Some([own, _]) => format!("{} costs the same with it, {}", l.bucket, micros(own)),
-        None => format!("{} has no form that ends in it", l.bucket),
-    }
+fn in_ascii(text: &str) -> String {
+    text.replace('µ', "u")
 }
 
 fn times(n: usize) -> String {
@@ -253,12 +253,11 @@ fn rule(told: &Explanation, r: &RuleStory) {
         say!("  if    {}", r.premises.join(", "));
     }
     for c in &r.classes {
-        let holds = &told.classes[c.class].holds;
-        match &c.why_not {
-            Some(why) => say!("  class {} ({holds}): {why}", c.class),
-            None if c.used.is_empty() => say!("  class {} ({holds}): {}, not used", c.class, times(c.fired)),
-            None => say!("  class {} ({holds}): {}, used in {}", c.class, times(c.fired), c.used.join(", ")),
+        let (what, more) = outcome(c);
+        let fired = if c.fired > 0 { format!("{}, ", times(c.fired)) } else { String::new() };
+        say!("  class {} ({}): {fired}{}", c.class, told.classes[c.class].holds, in_ascii(&what));
+        for line in &more {
+            say!("    {}", in_ascii(line));
         }
-        c.lost.iter().for_each(|l| say!("    {}", lost(l)));
     }
 }

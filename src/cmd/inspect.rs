@@ -138,7 +138,7 @@ fn artifact(path: &Path, json: bool) -> Result<(), Error> {
     if let Some(proof) = m.fusion.proof() {
         say!("  fusion       {proof} by estimated costs");
     }
-    for line in m.fusion.memory.iter().flat_map(super::compile::memory_lines) {
+    for line in m.fusion.memory.iter().flat_map(deepfuse::explain::memory_lines) {
         say!("  {line}");
     }
     for s in &m.sections {

@@ -9,7 +9,7 @@ mod groups;
 mod layout;
 mod sections;
 mod sheet;
-mod words;
+pub(super) mod words;
 
 use super::{Subject, explain};
 use crate::error::Error;

@@ -37,6 +37,8 @@ pub struct Class {
 #[derive(Clone, Debug, Serialize)]
 pub struct BucketStory {
     pub bucket: String,
+    /// The batch that its costs are of: `8 sequences, context 1024`.
+    pub typical: String,
     /// The plain form and the distinct ones of all buckets, at this bucket's sizes.
     pub forms: Vec<Form>,
     /// Of the form that was chosen.
@@ -91,20 +93,41 @@ pub struct RuleInClass {
     pub fired: usize,
     /// Buckets whose form rests on it.
     pub used: Vec<String>,
-    /// Buckets in which it was legal and lost; the first one, if it is used in none.
+    /// Where it is used: buckets in which it was legal and lost.
     pub lost: Vec<Lost>,
+    /// Where it fired and no bucket uses it: what it would cost; none if no form was found that needs what it computes.
+    pub unused: Option<Unused>,
     /// Why it did not fire.
     pub why_not: Option<String>,
     #[serde(skip)]
     pub(super) distance: (u8, usize),
 }
 
-/// A rule that lost on cost.
+/// A rule that lost on cost in a bucket.
 #[derive(Clone, Debug, Serialize)]
 pub struct Lost {
     pub bucket: String,
-    /// Of the form without it and of the best one known with it, charges for stored weights included; none if it leads to no form by itself.
-    pub nanos: Option<[f64; 2]>,
+    /// Without it and with it.
+    pub nanos: [f64; 2],
+}
+
+/// A rule that lost on cost in all buckets: without it and with it, in every bucket that can have it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Unused {
+    /// All buckets together and the charges for the weights that they store: what decided.
+    pub total_nanos: [f64; 2],
+    /// Bytes of these weights.
+    pub stored: [u64; 2],
+    /// Time of each.
+    pub buckets: Vec<Lost>,
+}
+
+/// Costs that differ by less are the same: estimates are no better.
+const SAME: f64 = 1e-6;
+
+/// Whether two costs are the same.
+pub fn same_cost(a: f64, b: f64) -> bool {
+    (a - b).abs() <= SAME * a.abs().max(b.abs())
 }
 
 impl RuleStory {

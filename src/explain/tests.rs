@@ -61,7 +61,7 @@ fn a_rule_that_loses_says_so() {
     assert_eq!(fired.len(), 2, "{story:?}"); // layers of experts, and the last of them
     for class in fired {
         assert!(class.used.is_empty(), "{class:?}");
-        let [behind, in_front] = class.lost[0].nanos.unwrap();
+        let [behind, in_front] = class.unused.as_ref().unwrap().total_nanos;
         assert!(behind < in_front, "{class:?}");
     }
 }
@@ -83,7 +83,7 @@ fn absorbed_and_expanded_are_told_with_both_costs() {
     let story = told.rules.iter().find(|r| r.rule == "mla-expanded").unwrap();
     let class = story.classes.iter().find(|c| told.classes[c.class].holds == "attention + experts").unwrap();
     assert!(class.used.contains(&"prefill-512".to_owned()), "{class:?}");
-    let [without, with] = class.lost[0].nanos.unwrap();
+    let [without, with] = class.lost[0].nanos;
     assert!(class.lost[0].bucket == "decode-1" && with > without, "{class:?}");
 }
 
@@ -108,6 +108,32 @@ fn reasons_are_told() {
         explain(&Subject::of_checkpoint(&request("tiny-v2", Numerics::Exact, &[])).unwrap(), None, Some("night"))
             .is_err()
     );
+}
+
+/// A rule that no bucket uses is told with what all buckets would cost that use it. Without it they cost what they do.
+#[test]
+fn what_is_used_nowhere_is_told_with_its_costs() {
+    let told = told(&request("deepseek-v2-lite-config", Numerics::Requantizes, &[]));
+    let story = told.rules.iter().find(|r| r.rule == "shared-expert").unwrap();
+    let class = story.classes.iter().find(|c| told.classes[c.class].holds == "attention + experts").unwrap();
+    assert!(class.used.is_empty() && class.fired == 1, "{class:?}");
+    let unused = class.unused.as_ref().unwrap();
+    assert!(unused.total_nanos[1] >= unused.total_nanos[0] && unused.stored[0] > 0, "{unused:?}");
+    for (lost, bucket) in unused.buckets.iter().zip(&told.classes[class.class].buckets) {
+        let chosen = bucket.forms.iter().find(|f| f.chosen).unwrap().nanos.unwrap();
+        assert!(lost.bucket == bucket.bucket && (lost.nanos[0] - chosen).abs() <= 1e-6 * chosen, "{lost:?}, {chosen}");
+    }
+}
+
+/// What is asked to be quantized is.
+#[test]
+fn quantized_checkpoints_are_told_as_they_would_be_compiled() {
+    let req = Request { quant: Some(deepfuse_ir::Quant::INT8_R), ..request("tiny-v2", Numerics::Requantizes, &[]) };
+    let told = told(&req);
+    let kernels = told.classes.iter().flat_map(|c| &c.buckets[0].kernels);
+    assert!(kernels.flat_map(|k| &k.operands).any(|o| o.starts_with("weight int8")), "weights of int8");
+    let story = told.rules.iter().find(|r| r.rule == "norm-quantize" || r.rule == "add-norm-quantize").unwrap();
+    assert!(story.classes.iter().any(|c| c.fired > 0), "{story:?}");
 }
 
 /// An artifact tells what its checkpoint does.

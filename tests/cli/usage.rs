@@ -152,7 +152,7 @@ fn explain_refuses_what_it_cannot_tell() {
     let path = compiled("tiny-v2");
     fails(&["explain", path.to_str().unwrap(), "--disable-rule", "swiglu"], 2, "usage");
     let out = deepfuse(&["explain", path.to_str().unwrap(), "--rule", "add-norm"]);
-    assert!(out.code == 0 && out.stdout.contains(&format!("used in {}", Bucket::names())), "{out:?}");
+    assert!(out.code == 0 && out.stdout.contains("used in all buckets"), "{out:?}");
 }
 
 #[test]

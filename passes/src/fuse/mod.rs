@@ -22,7 +22,7 @@ mod work;
 
 pub use certificate::{Certificate, CertificateError, ClassCertificate, Direction, Step, Term};
 pub use extract::{Cost, stored_charge_nanos};
-pub use forced::forced;
+pub use forced::{AllBuckets, forced};
 pub use report::{BucketReport, ClassReport, Form, FuseReport, GivenUp, MemoryReport, Slower, StoredForm};
 pub use saturate::{ITERATION_LIMIT, NODE_LIMIT, RuleStats, Stop};
 pub use sentences::sentence;

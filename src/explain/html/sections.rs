@@ -3,7 +3,7 @@
 use super::escape::e;
 use super::sheet::{Costs, Form, Fusion, Sheet, step_name};
 use super::words::{count, gain, listed, time};
-use crate::explain::{BucketStory, Class, Explanation, RuleInClass, RuleStory, Subject};
+use crate::explain::{BucketStory, Class, Explanation, RuleStory, Subject, memory_lines, outcome};
 use deepfuse_passes::fuse::sentence;
 use indexmap::IndexMap;
 use std::fmt::Write;
@@ -26,11 +26,15 @@ pub fn head(page: &mut String, subject: &Subject, told: &Explanation, sheets: &[
     }
     put!(
         page,
-        "<span>target <b>{}</b></span><span>rewrites up to <b>{}</b></span><span>costs by <b>{}</b></span></div>\n</header>\n",
+        "<span>target <b>{}</b></span><span>rewrites up to <b>{}</b></span><span>costs by <b>{}</b></span>",
         e(&told.target),
         e(told.numerics),
         e(&told.basis)
     );
+    if let Some(proof) = &told.proof {
+        put!(page, "<span>forms <b>{}</b></span>", e(proof));
+    }
+    page.push_str("</div>\n</header>\n");
     page.push_str(
         "<nav class=\"nav\" aria-label=\"Parts of the report\"><ul><li><a href=\"#overview\">Overview</a></li>",
     );
@@ -81,7 +85,8 @@ pub fn overview(page: &mut String, told: &Explanation) {
             fused += p.fused * n as f64;
             kernels = [kernels[0] + p.plain_kernels * n, kernels[1] + p.kernels * n];
         }
-        put!(page, "<div class=\"card\"><h3>{}</h3>", e(&bucket.bucket));
+        let (name, typical) = (e(&bucket.bucket), e(&bucket.typical));
+        put!(page, "<div class=\"card\"><h3>{name}</h3><p class=\"soft small\">{typical}</p>");
         if let Some(plain) = plain {
             put!(page, "<div class=\"big\">{}</div>", gain(plain, fused));
             bar(page, 1.0, "");
@@ -97,6 +102,14 @@ pub fn overview(page: &mut String, told: &Explanation) {
         put!(page, "<p class=\"soft\">{} → {} launches</p></div>\n", kernels[0], kernels[1]);
     }
     page.push_str("</div>\n");
+    if let Some(memory) = &told.memory {
+        let lines = memory_lines(memory).join("\n");
+        put!(
+            page,
+            "<div class=\"card\"><h3>What a limit on memory gave up</h3><pre class=\"scroll\">{}</pre></div>\n",
+            e(&lines)
+        );
+    }
     classes(page, told);
 }
 
@@ -304,28 +317,62 @@ fn costs(page: &mut String, b: usize, costs: &Costs, story: &BucketStory) {
 
 /// Every rule: where it is used, where it lost, and what its nearest match lacked.
 pub fn rules(page: &mut String, told: &Explanation) {
-    page.push_str("<section class=\"card\" id=\"rules\">\n<h2>Rules, and why not</h2>\n<p class=\"soft\">Where each rewrite is part of the chosen form; where it was legal and cost more; else the match that came nearest, and what it lacked.</p>\n<div class=\"scroll\"><table class=\"rules\"><thead><tr><th>Rule</th><th>What became of it</th></tr></thead><tbody>\n");
-    for rule in &told.rules {
+    page.push_str("<section class=\"card\" id=\"rules\">\n<h2>Rules, and why not</h2>\n<p class=\"soft\">Where each rewrite is part of the chosen form; where it was legal and cost more; else the match that came nearest, and what it lacked.</p>\n");
+    let used = |r: &RuleStory| r.classes.iter().any(|c| !c.used.is_empty());
+    let fired = |r: &RuleStory| r.classes.iter().any(|c| c.fired > 0);
+    let groups = [("Part of a chosen form", " open"), ("Legal, and not taken", " open"), ("Without a match", "")];
+    for (at, (title, open)) in groups.into_iter().enumerate() {
+        let of_group = |r: &&RuleStory| at == if used(r) { 0 } else { 2 - usize::from(fired(r)) };
+        let of_group: Vec<&RuleStory> = told.rules.iter().filter(of_group).collect();
+        if of_group.is_empty() {
+            continue;
+        }
         put!(
             page,
-            "<tr><td><b>{}</b> <span class=\"soft\">{}</span></td><td><p>{}</p>",
-            e(rule.rule),
-            e(rule.direction),
-            e(sentence(rule.rule))
+            "<details class=\"group\"{open}><summary>{title} <span class=\"soft\">{}</span></summary><div class=\"scroll\"><table class=\"rules\"><thead><tr><th>Rule</th><th>What became of it</th></tr></thead><tbody>\n",
+            count(of_group.len(), "rule")
         );
-        let mut by_outcome: IndexMap<String, Vec<&str>> = IndexMap::new();
-        for (class, outcome) in rule.classes.iter().flat_map(|c| outcomes(c).into_iter().map(move |o| (c.class, o))) {
-            by_outcome.entry(outcome).or_default().push(&told.classes[class].holds);
+        for r in &of_group {
+            rule(page, r, told);
         }
-        page.push_str("<ul>");
-        for (outcome, classes) in by_outcome {
-            put!(page, "<li><span class=\"soft\">{}:</span> {}</li>", e(&classes.join("; ")), e(&outcome));
-        }
-        page.push_str("</ul>");
-        pattern(page, rule);
-        page.push_str("</td></tr>\n");
+        page.push_str("</tbody></table></div></details>\n");
     }
-    page.push_str("</tbody></table></div>\n</section>\n");
+    page.push_str("</section>\n");
+}
+
+fn rule(page: &mut String, rule: &RuleStory, told: &Explanation) {
+    put!(
+        page,
+        "<tr><td><b>{}</b> <span class=\"soft\">{}</span></td><td><p>{}</p>",
+        e(rule.rule),
+        e(rule.direction),
+        e(sentence(rule.rule))
+    );
+    let mut by_outcome: IndexMap<(String, Vec<String>), Vec<&str>> = IndexMap::new();
+    for c in &rule.classes {
+        by_outcome.entry(outcome(c)).or_default().push(&told.classes[c.class].holds);
+    }
+    page.push_str("<ul>");
+    for ((what, more), classes) in by_outcome {
+        put!(page, "<li><span class=\"soft\">{}:</span> {}", e(&classes.join("; ")), e(&what));
+        if !more.is_empty() {
+            let row = |line: &String| {
+                let (bucket, costs) = line.split_once(": ").unwrap_or((line, ""));
+                format!("<tr><td>{}</td><td>{}</td></tr>", e(bucket), e(costs))
+            };
+            let rows: String = more.iter().map(row).collect();
+            let title = if what.starts_with("used") { "not taken in " } else { "" };
+            put!(
+                page,
+                "<details><summary class=\"soft\">{title}{}</summary><table class=\"lost\">{rows}</table></details>",
+                count(more.len(), "bucket")
+            );
+        }
+        page.push_str("</li>");
+    }
+    page.push_str("</ul>");
+    pattern(page, rule);
+    page.push_str("</td></tr>\n");
 }
 
 fn pattern(page: &mut String, rule: &RuleStory) {
@@ -336,21 +383,4 @@ fn pattern(page: &mut String, rule: &RuleStory) {
         put!(page, "<p>if <code>{}</code></p>", e(&rule.premises.join(", ")));
     }
     page.push_str("</details>");
-}
-
-fn outcomes(c: &RuleInClass) -> Vec<String> {
-    if let Some(why) = &c.why_not {
-        return vec![why.clone()];
-    }
-    let mut told = vec![];
-    if !c.used.is_empty() {
-        told.push(format!("used in {}", c.used.join(", ")));
-    }
-    for lost in &c.lost {
-        told.push(match lost.nanos {
-            Some([own, with]) => format!("not taken in {}: {} with it, {} without", lost.bucket, time(with), time(own)),
-            None => format!("not taken in {}: no form ends in it", lost.bucket),
-        });
-    }
-    told
 }
