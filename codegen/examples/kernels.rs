@@ -60,6 +60,12 @@ fn shapes(dtype: DType) -> Vec<Shape> {
     let t = Dim::symbol(Symbol::T);
     let shape = |name, op, operands| Shape { name, op, attrs: Attrs::new(), operands };
     let linear = |name, n, k| shape(name, Op::Linear, vec![coded(&[k]), weight(dtype, &[n, k])]);
+    let eps: Attrs = [("eps", Attr::Float(Float(1e-6)))].into_iter().collect();
+    let normed = |name, n, k| Shape {
+        attrs: eps.clone(),
+        ..shape(name, Op::NormLinear, vec![rows(&[k]), weight(dtype, &[n, k])])
+    };
+    let gain = |k| Operand { constant: true, ..tensor(DType::Bf16, &[Dim::fixed(k)]) };
     let head = |name, n, m, k| shape(name, Op::HeadLinear, vec![rows(&[n, k]), weight(dtype, &[n, m, k])]);
     let idx = || ints(&[t, Dim::fixed(6)]);
     let one = || ints(&[t, Dim::fixed(1)]);
@@ -90,6 +96,8 @@ fn shapes(dtype: DType) -> Vec<Shape> {
         linear("dense_down", 2048, 10944),
         linear("shared_down", 2048, 2816),
         linear("lm_head", 102_400, 2048),
+        shape("add", Op::Add, vec![rows(&[2048]), rows(&[2048])]),
+        Shape { attrs: eps.clone(), ..shape("add_norm", Op::AddNorm, vec![rows(&[2048]), rows(&[2048]), gain(2048)]) },
         head("absorb_k", 16, 512, 128),
         head("absorb_v", 16, 128, 512),
         shape(
@@ -135,6 +143,8 @@ fn shapes(dtype: DType) -> Vec<Shape> {
         ),
         linear("v3_o_proj", 7168, 16384),
         linear("v3_q_b", 24576, 1536),
+        normed("v3_q_b_normed", 24576, 1536),
+        normed("q+kv_a_normed", 3648, 2048),
         Shape { name: "mla_absorbed", op: Op::MlaAbsorbed, attrs: scale.clone(), operands: absorbed(16) },
         Shape { name: "mla_absorbed_128", op: Op::MlaAbsorbed, attrs: scale.clone(), operands: absorbed(128) },
         Shape { name: "mla_split", op: Op::MlaAbsorbedSplit, attrs: splits.clone(), operands: absorbed(16) },
@@ -361,7 +371,12 @@ fn main() {
     println!("{}, {workers} threads, {} weights", target.name, pick(3, "bf16"));
     let mut compared = vec![];
     // No kernel takes absorbed weights as codes of int8 rows.
-    let known = |s: &&Shape| s.op != Op::HeadLinear || activation(dtype) == DType::Bf16;
+    // No rule takes a norm into a quantized weight.
+    let known = |s: &&Shape| match s.op {
+        Op::HeadLinear => activation(dtype) == DType::Bf16,
+        Op::NormLinear => dtype == DType::Bf16,
+        _ => true,
+    };
     for shape in shapes(dtype).iter().filter(known).filter(|s| s.name.contains(&filter)) {
         for t in &tokens {
             if shape.name == "lm_head" && *t > 32 {

@@ -125,17 +125,6 @@ fn what_is_used_nowhere_is_told_with_its_costs() {
     }
 }
 
-/// What is asked to be quantized is.
-#[test]
-fn quantized_checkpoints_are_told_as_they_would_be_compiled() {
-    let req = Request { quant: Some(deepfuse_ir::Quant::INT8_R), ..request("tiny-v2", Numerics::Requantizes, &[]) };
-    let told = told(&req);
-    let kernels = told.classes.iter().flat_map(|c| &c.buckets[0].kernels);
-    assert!(kernels.flat_map(|k| &k.operands).any(|o| o.starts_with("weight int8")), "weights of int8");
-    let story = told.rules.iter().find(|r| r.rule == "norm-quantize" || r.rule == "add-norm-quantize").unwrap();
-    assert!(story.classes.iter().any(|c| c.fired > 0), "{story:?}");
-}
-
 /// An artifact tells what its checkpoint does.
 #[test]
 fn artifacts_are_explained() {
