@@ -74,6 +74,7 @@ echo '|---|---|---|---|---|'
     without 'SwiGLU of dense layers' swiglu
     without 'SwiGLU of experts' expert-swiglu
     without "experts' weighted sum" expert-down
+    without "router's weight before the down projection" weight-before-down
     without 'experts by token' swiglu-by-token down-by-token
     without 'shared expert among the routed' shared-expert
     without 'residual and norm' add-norm
