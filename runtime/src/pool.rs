@@ -14,7 +14,7 @@ use event::Patience;
 use gate::Gate;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{JoinHandle, ThreadId};
 use turn::Turn;
 
@@ -63,6 +63,8 @@ pub struct Pool {
 struct Shared {
     gate: Gate<JobRef>,
     panicked: AtomicBool,
+    /// Threads that run.
+    started: AtomicU32,
 }
 
 /// A job whose lifetime [`Pool::run`] vouches for.
@@ -76,7 +78,7 @@ impl std::fmt::Debug for JobRef {
 }
 
 impl Pool {
-    /// Starts `workers - 1` threads.
+    /// Starts `workers - 1` threads, and returns when all of them run.
     ///
     /// Errors: the system has no more threads.
     pub fn new(workers: u32, pinning: Pinning) -> std::io::Result<Self> {
@@ -85,7 +87,8 @@ impl Pool {
         let crowded = workers as usize > cpus.ids.len();
         // With more workers than CPUs a spinning one may keep the one that it waits for from running.
         let patience = Patience::new(if crowded { 0 } else { MOST_SPINS });
-        let shared = Arc::new(Shared { gate: Gate::new(workers), panicked: AtomicBool::new(false) });
+        let shared =
+            Arc::new(Shared { gate: Gate::new(workers), panicked: AtomicBool::new(false), started: AtomicU32::new(0) });
         let pinned = pinning != Pinning::Off && !crowded;
         let seats = if pinned { numa::seats(numa::nodes(), cpus, workers as usize) } else { vec![] };
         let caller = seats.first().filter(|_| pinning == Pinning::WithCaller).map(|seat| {
@@ -100,9 +103,14 @@ impl Pool {
                 // A new thread inherits the mask of the caller, which may be pinned.
                 affinity::pin_this_thread(cpu.as_ref().map_or(&cpus.ids, std::slice::from_ref));
                 let (mut patience, mut turn) = (patience, Turn::default());
+                shared.started.fetch_add(1, Ordering::Release);
                 shared.gate.serve(index, &mut patience, |job, part| turn.part(|| shared.part(job, part, index)));
             };
             pool.threads.push(std::thread::Builder::new().name(format!("deepfuse-{index}")).spawn(body)?);
+        }
+        // A thread that begins later would do so in the middle of a step.
+        while pool.shared.started.load(Ordering::Acquire) + 1 < workers {
+            std::thread::yield_now();
         }
         Ok(pool)
     }
