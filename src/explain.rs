@@ -7,6 +7,7 @@ use crate::catalog::BackendCatalog;
 use crate::error::Error;
 use deepfuse_artifact::report::{Report, exit};
 use deepfuse_codegen::x86::X86;
+use deepfuse_ir::kernel::appended_columns;
 use deepfuse_ir::{Answer, Bucket, Call, Catalog, Graph, Layout, Op, Operand, Symbol};
 use deepfuse_passes::check::pattern::{ReadRule, read_rules};
 use deepfuse_passes::check::{CheckError, Replay};
@@ -161,13 +162,14 @@ struct Told<'a> {
 
 impl Told<'_> {
     fn price(&self, class: &ReplayedClass<'_>, graph: &Graph, bucket: &Bucket) -> Priced {
+        let appended = appended_columns(graph);
         let (constant, terms) = (graph.constant_values(), class.replay.terms(graph).ok());
         let mut priced = Priced::default();
         for (at, n) in graph.nodes.iter().enumerate() {
             let operand = |v: &deepfuse_ir::ValueId| Operand {
-                ty: graph.ty(*v).clone(),
-                layout: Layout::Dense,
                 constant: constant[v.index()],
+                appended: appended[v.index()],
+                ..Operand::dense(graph.ty(*v).clone())
             };
             let operands: Vec<Operand> = n.operands.iter().map(operand).collect();
             match self

@@ -26,7 +26,7 @@ struct Shape {
 }
 
 fn tensor(dtype: DType, dims: &[Dim]) -> Operand {
-    Operand { ty: TensorType::new(dtype, dims.iter().copied()).into(), layout: Layout::Dense, constant: false }
+    Operand::dense(TensorType::new(dtype, dims.iter().copied()).into())
 }
 
 fn rows(dims: &[u64]) -> Operand {
@@ -74,7 +74,7 @@ fn shapes(dtype: DType) -> Vec<Shape> {
     let paging = || vec![ints(&[t]), ints(&[t]), ints(&[Dim::symbol(Symbol::P)]), ints(&[starts])];
     let scale: Attrs = [("scale", Attr::Float(Float(0.1)))].into_iter().collect();
     let state = StateType { kind: StateKind::Paged, dtype: DType::Bf16, width: 576, device: Device::DEFAULT };
-    let state = Operand { ty: Type::State(state), layout: Layout::Dense, constant: false };
+    let state = Operand::dense(Type::State(state));
     let context = |dims: &[u64]| {
         let dims: Vec<Dim> =
             std::iter::once(Dim::scaled(Symbol::P, 64)).chain(dims.iter().map(|d| Dim::fixed(*d))).collect();

@@ -111,7 +111,7 @@ fn tied_gate(r: &mut Random, experts: usize, h: usize) -> Arg {
     let value = Tensor::float(DType::F32, &[experts, h], values);
     let bytes = deepfuse_codegen::pack::matrix(&encode(DType::F32, &value.data), experts, h, 4, &[]);
     let ty = TensorType::new(DType::F32, [dim(experts as u64), dim(h as u64)]);
-    Arg { operand: Operand { ty: ty.into(), layout: Layout::Vnni, constant: true }, value, bytes }
+    Arg { operand: Operand { layout: Layout::Vnni, constant: true, ..Operand::dense(ty.into()) }, value, bytes }
 }
 
 #[test]

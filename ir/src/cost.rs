@@ -21,7 +21,8 @@ pub fn spec_work(spec: &KernelSpec, sizes: &Sizes) -> Work {
 
 /// Work of a call.
 ///
-/// * An expert matrix counts if a token may be routed to it: `min(E, T k)` of `E`; the forms by token read more (see `used_experts`).
+/// * An expert matrix counts if a token may be routed to it: `min(E, T k)` of `E`, and those that every token has once; the forms by token read
+///   more (see `used_experts`).
 /// * Attention reads each page once and computes with the average context of a sequence, `64 P / S` rows a token; the causal half of a
 ///   sequence's own new tokens is not subtracted.
 pub fn work(call: &Call<'_>, sizes: &Sizes) -> Work {
@@ -117,19 +118,21 @@ fn expert_matrices(op: Op) -> &'static [usize] {
     }
 }
 
-/// Matrices read as a share of the experts: `min(E, T k) / E`, as if tokens chose different ones as long as there are some. By token that is
-/// as much more as it really is: `T k` matrices for the `E (1 - (1 - k / E)^T)` that are distinct on average. Rows that want logits may then be
-/// all tokens: what is quick for one row must not be slow if more want them.
+/// Matrices read as a share of the experts: `min(E, T k) / E`, as if tokens chose different ones as long as there are some; of `E` and `k`, those
+/// that every token has are counted apart, once. By token that is as much more as it really is: `T k` matrices for the `E (1 - (1 - k / E)^T)` that
+/// are distinct on average. Rows that want logits may then be all tokens: what is quick for one row must not be slow if more want them.
 fn used_experts(call: &Call<'_>, weight: usize, sizes: &Sizes) -> f64 {
     let dim = |i: usize, axis: usize| call.operands[i].tensor().map_or(1, |t| t.shape[axis].eval(sizes)) as f64;
     let (total, rows, slots) = (dim(weight, 0).max(1.0), dim(1, 0), dim(1, 1));
-    let read = |rows: f64| total.min(rows * slots) / total;
+    let every = f64::from(call.operands[1].appended).min(slots);
+    let (routed, chosen) = ((total - every).max(1.0), slots - every);
+    let read = |rows: f64| (routed.min(rows * chosen) + every).min(total) / total;
     if !matches!(call.op, Op::ExpertSwigluByToken | Op::ExpertDownByToken) {
         return read(rows);
     }
     let of_logits = call.operands[1].tensor().is_some_and(|t| t.shape[0] == Dim::symbol(Symbol::R));
     let tokens = if of_logits { rows.max(sizes.get(Symbol::T) as f64) } else { rows };
-    let distinct = total * (1.0 - (1.0 - (slots / total).min(1.0)).powf(tokens));
+    let distinct = every + routed * (1.0 - (1.0 - (chosen / routed).min(1.0)).powf(tokens));
     read(tokens) * (tokens * slots / distinct.max(1.0)).max(1.0)
 }
 

@@ -79,9 +79,16 @@ pub struct Operand {
     pub layout: Layout,
     /// Known at compile time (a weight).
     pub constant: bool,
+    /// Last columns that are the same in every row: slots of experts that every token has, whose matrices are read once (see [`appended`]).
+    pub appended: u32,
 }
 
 impl Operand {
+    /// Row-major, computed by the step.
+    pub fn dense(ty: Type) -> Self {
+        Self { ty, layout: Layout::Dense, constant: false, appended: 0 }
+    }
+
     pub fn tensor(&self) -> Option<&TensorType> {
         self.ty.tensor()
     }
@@ -320,6 +327,27 @@ pub fn spec_of(call: &Call<'_>, bucket: &Bucket) -> Answer {
     let spec =
         KernelSpec { family, op, attrs, inputs, outputs, prologue: vec![], epilogue: vec![], bucket: bucket.clone() };
     Answer::Kernel { spec: Box::new(spec), nanos: f64::NAN }
+}
+
+/// [`Operand::appended`] of the results of an operation, from that of its first operand.
+pub fn appended(op: Op, attrs: &Attrs, first: u32) -> u32 {
+    let more = |name: &str| attrs.int(name).and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    match op {
+        Op::Extend => first.saturating_add(more("count")),
+        Op::Route => more("append"),
+        Op::GatherRows => first,
+        _ => 0,
+    }
+}
+
+/// [`Operand::appended`] of every value of a graph.
+pub fn appended_columns(graph: &crate::Graph) -> Vec<u32> {
+    let mut columns = vec![0; graph.value_count()];
+    for n in &graph.nodes {
+        let first = n.operands.first().map_or(0, |v| columns[v.index()]);
+        n.results.iter().for_each(|r| columns[r.index()] = appended(n.op, &n.attrs, first));
+    }
+    columns
 }
 
 /// Operands that are matrices of a GEMM kernel and therefore packed.

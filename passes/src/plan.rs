@@ -152,15 +152,18 @@ fn kernel_row(index: usize, spec: &KernelSpec) -> out::Kernel {
     }
 }
 
-/// Tokens that use all experts, `ceil(E / k)`; 0 for a kernel without experts.
+/// Tokens that use all experts, `ceil(E / k)` without those that every token has; 0 for a kernel without experts.
 fn saturates(spec: &KernelSpec) -> u32 {
     let matrices = match spec.op {
         Op::ExpertLinear | Op::ExpertSwiglu => 2,
         Op::ExpertDown => 3,
         _ => return 0,
     };
-    let fixed = |i: usize, axis: usize| spec.inputs[i].tensor().and_then(|t| t.shape[axis].as_fixed()).unwrap_or(1);
-    fixed(matrices, 0).div_ceil(fixed(1, 1).max(1)) as u32
+    let routed = |i: usize, axis: usize| {
+        let all = spec.inputs[i].tensor().and_then(|t| t.shape[axis].as_fixed()).unwrap_or(1);
+        all.saturating_sub(u64::from(spec.inputs[1].appended)).max(1)
+    };
+    routed(matrices, 0).div_ceil(routed(1, 1)) as u32
 }
 
 /// Bytes and operations as coefficients ([`out::Terms`]), by differences from size 0 to 1: `cost::work` is a sum of such terms as long as

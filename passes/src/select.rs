@@ -1,6 +1,6 @@
 //! Kernel selection: operations become calls of kernels, weights become stored forms, views become offsets.
 
-use deepfuse_ir::kernel::view_of;
+use deepfuse_ir::kernel::{appended_columns, view_of};
 use deepfuse_ir::weights::{StoredWeight, WeightExpr};
 use deepfuse_ir::{Answer, Bucket, Call, Catalog, Graph, KernelSpec, Layout, Operand, ParamKind, Type, ValueId};
 use indexmap::IndexSet;
@@ -86,8 +86,9 @@ pub fn select(
             }
         });
     }
+    let appended = appended_columns(graph);
     for (at, node) in graph.nodes.iter().enumerate() {
-        let operands: Vec<Operand> = node.operands.iter().map(|v| operand(graph, &places, *v)).collect();
+        let operands: Vec<Operand> = node.operands.iter().map(|v| operand(graph, &places, &appended, *v)).collect();
         let call = Call { op: node.op, attrs: &node.attrs, operands: &operands, results: &node.types };
         let sources: Vec<Place> =
             node.operands.iter().map(|v| places[v.index()].clone().expect("operands come first")).collect();
@@ -137,18 +138,18 @@ pub fn select(
     Ok(s)
 }
 
-fn operand(graph: &Graph, places: &[Option<Place>], v: ValueId) -> Operand {
+fn operand(graph: &Graph, places: &[Option<Place>], appended: &[u32], v: ValueId) -> Operand {
     let (layout, constant) = match places[v.index()].as_ref().expect("operands come first") {
         Place::Value { layout, .. } => (layout.clone(), false),
         Place::Constant => (Layout::Dense, true),
         Place::Input(_) | Place::State(_) => (Layout::Dense, false),
     };
-    Operand { ty: graph.ty(v).clone(), layout, constant }
+    Operand { layout, constant, appended: appended[v.index()], ..Operand::dense(graph.ty(v).clone()) }
 }
 
 /// A view with the strides of a dense tensor is dense.
 fn simplest(ty: &deepfuse_ir::TensorType, strides: Vec<u64>) -> Layout {
-    let dense = Operand { ty: Type::Tensor(ty.clone()), layout: Layout::Dense, constant: false };
+    let dense = Operand::dense(Type::Tensor(ty.clone()));
     if dense.strides().as_ref() == Some(&strides) { Layout::Dense } else { Layout::Strided(strides) }
 }
 

@@ -114,7 +114,7 @@ fn reasons_are_told() {
 #[test]
 fn what_is_used_nowhere_is_told_with_its_costs() {
     let told = told(&request("deepseek-v2-lite-config", Numerics::Requantizes, &[]));
-    let story = told.rules.iter().find(|r| r.rule == "shared-expert").unwrap();
+    let story = told.rules.iter().find(|r| r.rule == "weight-before-down").unwrap();
     let class = story.classes.iter().find(|c| told.classes[c.class].holds == "attention + experts").unwrap();
     assert!(class.used.is_empty() && class.fired == 1, "{class:?}");
     let unused = class.unused.as_ref().unwrap();
@@ -150,12 +150,12 @@ fn a_prompt_that_wants_all_logits_loses_little() {
             let mut all = bucket.clone();
             all.typical.0[Symbol::R as usize] = all.typical.get(Symbol::T);
             let cost = |graph: &Graph| -> f64 {
-                let constant = graph.constant_values();
+                let (constant, appended) = (graph.constant_values(), appended_columns(graph));
                 let nanos = |n: &deepfuse_ir::Node| {
                     let operand = |v: &deepfuse_ir::ValueId| Operand {
-                        ty: graph.ty(*v).clone(),
-                        layout: Layout::Dense,
                         constant: constant[v.index()],
+                        appended: appended[v.index()],
+                        ..Operand::dense(graph.ty(*v).clone())
                     };
                     let operands: Vec<Operand> = n.operands.iter().map(operand).collect();
                     let call = Call { op: n.op, attrs: &n.attrs, operands: &operands, results: &n.types };

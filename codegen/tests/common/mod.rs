@@ -77,7 +77,7 @@ pub fn decode(dtype: DType, bytes: &[u8]) -> Vec<f32> {
 
 impl Arg {
     pub fn new(ty: TensorType, layout: Layout, constant: bool, value: Tensor, bytes: Vec<u8>) -> Self {
-        Self { operand: Operand { ty: ty.into(), layout, constant }, value, bytes }
+        Self { operand: Operand { layout, constant, ..Operand::dense(ty.into()) }, value, bytes }
     }
 
     /// Dense values of a shape; the concrete shape is given beside the symbolic one.
@@ -160,7 +160,7 @@ impl Arg {
         let value = Tensor::float(dtype, &[rows, width], (0..rows * width).map(|_| r.unit()).collect());
         let bytes = encode(dtype, &value.data);
         let ty = StateType { kind: StateKind::Paged, dtype, width: width as u64, device: Device::DEFAULT };
-        Self { operand: Operand { ty: Type::State(ty), layout: Layout::Dense, constant: false }, value, bytes }
+        Self { operand: Operand::dense(Type::State(ty)), value, bytes }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::types::{Dim, Symbol};
 use proptest::prelude::*;
 
 fn operand(shape: &[Dim], layout: Layout) -> Operand {
-    Operand { ty: TensorType::new(DType::F32, shape.iter().copied()).into(), layout, constant: false }
+    Operand { layout, ..Operand::dense(TensorType::new(DType::F32, shape.iter().copied()).into()) }
 }
 
 fn fixed(shape: &[u64]) -> Vec<Dim> {
@@ -143,6 +143,33 @@ fn scratch_is_affine_in_the_tokens() {
     let down = spec(Op::ExpertDown, &[tokens(&[6, 32]), tokens(&[6]), tokens(&[6]), fixed(&[20, 60, 32])]);
     assert_eq!(down.scratch_bytes(&sizes), 256 + 3 * (6 * (32 * 4 + 4) + 4 * 64));
     assert_eq!(spec(Op::Silu, &[tokens(&[64])]).scratch_bytes(&sizes), 0);
+}
+
+/// Experts that every token has are read once: 20 of which 3 are chosen, and 2 more for all.
+#[test]
+fn experts_of_every_token_are_read_once() {
+    let matrices = |op: Op, tokens_: u64, appended: u32| {
+        let mut swiglu = spec(op, &[tokens(&[64]), tokens(&[5]), fixed(&[22, 32, 64]), fixed(&[22, 32, 64])]);
+        swiglu.inputs[1].appended = appended;
+        let sizes = Sizes([tokens_, 1, 1, 1, 0]);
+        let rows = (tokens_ * (64 + 5) * 4) as f64;
+        (crate::cost::spec_work(&swiglu, &sizes).bytes - rows) / f64::from(2 * 32 * 64 * 4)
+    };
+    assert_eq!([1, 2, 4, 5].map(|t| matrices(Op::ExpertSwiglu, t, 0)), [5.0, 10.0, 20.0, 22.0]);
+    assert_eq!([1, 2, 6, 7].map(|t| matrices(Op::ExpertSwiglu, t, 2)), [5.0, 8.0, 20.0, 22.0]);
+    // Token by token they are read as often as there are tokens.
+    assert_eq!(matrices(Op::ExpertSwigluByToken, 1, 2), 5.0);
+    assert!(matrices(Op::ExpertSwigluByToken, 2, 2) > 10.0);
+}
+
+#[test]
+fn appended_columns_are_followed() {
+    let text = "graph @g(%x: f32[T, 8], %w: f32[6, 8], %r: i32[R]) -> i32[R, 4] {\n  \
+                %0, %1 = route %x, %w {append = 1, by = \"max\", eps = 0.0, fill = \"zero\", groups = 1, k = 2, keep = 1, normalize = 0, scale = 1.0, scoring = \"softmax\"} : i32[T, 3], f32[T, 3]\n  \
+                %2 = extend %0 {count = 1, start = 7, step = 1} : i32[T, 4]\n  \
+                %3 = gather_rows %2, %r : i32[R, 4]\n  return %3\n}\n";
+    let graph = crate::text::parse(text).unwrap();
+    assert_eq!(appended_columns(&graph), [0, 0, 0, 1, 1, 2, 2]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::certificate::Term;
 use super::language::Enode;
+use deepfuse_ir::kernel::appended;
 use deepfuse_ir::{Attr, Attrs, Op, Type};
 use egg::{Analysis, DidMerge, Id};
 
@@ -24,6 +25,8 @@ pub struct Facts {
     pub constant: bool,
     /// A weight as the checkpoint holds it, or as it was quantized before fusion.
     pub parameter: bool,
+    /// Last columns that are the same in every row; see [`deepfuse_ir::kernel::appended`].
+    pub appended: u32,
     /// How a certificate names the class: its first term.
     pub term: Option<Term>,
 }
@@ -81,7 +84,16 @@ impl Analysis<Enode> for Typing {
             Enode::Proj(_) => (enode.operands().iter().all(|id| egraph[*id].data.constant), false),
         };
         let term = if let Enode::Attr(a) = enode { Some(Term::Attr(a.clone())) } else { None };
-        Facts { what, constant, parameter, term }
+        let appended = match enode {
+            Enode::Op(op, _) => {
+                let of = |id: &Id| egraph[*id].data.appended;
+                let values = enode.attributes().iter().map(|id| egraph[*id].data.attr().cloned());
+                named(*op, values).map_or(0, |a| appended(*op, &a, enode.operands().first().map_or(0, of)))
+            }
+            Enode::Proj(_) => enode.operands().first().map_or(0, |id| egraph[*id].data.appended),
+            Enode::Attr(_) | Enode::Input(_) => 0,
+        };
+        Facts { what, constant, parameter, appended, term }
     }
 
     fn merge(&mut self, a: &mut Facts, b: Facts) -> DidMerge {
@@ -92,6 +104,7 @@ impl Analysis<Enode> for Typing {
             what: a.what.clone(),
             constant: a.constant || b.constant,
             parameter: a.parameter || b.parameter,
+            appended: a.appended.max(b.appended),
             term: match (&a.term, &b.term) {
                 (Some(p), Some(q)) => Some(p.min(q).clone()),
                 (p, q) => p.as_ref().or(q.as_ref()).cloned(),

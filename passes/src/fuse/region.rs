@@ -156,7 +156,7 @@ impl PlainRegion {
         let Enode::Op(op, _) = enode else { return Some((free, false)) };
         let operand = |id: &Id| {
             let facts = &self.egraph[*id].data;
-            Some(Operand { ty: facts.ty()?.clone(), layout: Layout::Dense, constant: facts.constant })
+            Some(Operand { constant: facts.constant, appended: facts.appended, ..Operand::dense(facts.ty()?.clone()) })
         };
         let operands = enode.operands().iter().map(operand).collect::<Option<Vec<_>>>()?;
         let super::analysis::What::Values(results) = &self.egraph[class].data.what else { return None };
