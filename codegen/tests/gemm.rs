@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use deepfuse_codegen::{Backend, x86::X86};
 use deepfuse_ir::*;
 
 const FP8: DType = DType::Quant(Quant::FP8_B128);
@@ -123,6 +124,46 @@ fn long_contracted_axis() {
             }
         }
     }
+}
+
+/// Blocks of K, chunks of rows and longer iterations: rows and columns that are no multiples of them.
+#[test]
+fn blocks_and_chunks() {
+    let mut r = Random(8);
+    let target = targets().pop().unwrap();
+    for (activation, weight) in PAIRS {
+        for (t, k, block, chunk, unroll) in [(101, 8500, 128, 48, 2), (195, 4100, 512, 192, 1), (97, 2300, 128, 96, 2)]
+        {
+            let x = Arg::random(&mut r, activation, &[T(), dim(k)], &[t, k as usize]);
+            let args = vec![x, Arg::matrix(&mut r, weight, &[84, k as usize])];
+            let case = Case { op: Op::Linear, attrs: Attrs::new(), args, sizes: sizes(t as u64) };
+            let mut variant = X86.variants(&case.spec(), &target).remove(0);
+            variant.0.extend([("block", block), ("chunk", chunk), ("unroll", unroll)]);
+            case.check_variant(&target, &variant, close(1e-3));
+        }
+    }
+}
+
+/// A variant is there if its code is another: short axes stay whole with any block, few rows are one chunk.
+#[test]
+fn blocks_are_offered_where_they_differ() {
+    let mut r = Random(9);
+    let target = targets().pop().unwrap();
+    let mut offered = |weight: DType, k: u64, bucket: &str| -> Vec<String> {
+        let x = Arg::random(&mut r, DType::Bf16, &[T(), dim(k)], &[1, k as usize]);
+        let args = vec![x, Arg::matrix(&mut r, weight, &[16, k as usize])];
+        let spec = Case { op: Op::Linear, attrs: Attrs::new(), args, sizes: sizes(1) }.spec();
+        let bucket = Bucket::named(bucket).unwrap();
+        let variants = X86.variants(&KernelSpec { bucket, ..spec }, &target);
+        let value = |v: &Variant, name: &str| v.get(name).map_or(String::new(), |n| n.to_string());
+        let others = variants.iter().map(|v| format!("{}/{}", value(v, "block"), value(v, "chunk")));
+        others.filter(|b| b != "256/96").collect()
+    };
+    assert_eq!(offered(DType::Bf16, 2048, "prefill-512"), Vec::<String>::new());
+    assert_eq!(offered(DType::Bf16, 4096, "prefill-512"), ["128/96"]);
+    assert_eq!(offered(DType::Bf16, 7168, "prefill-512"), ["128/96", "512/96", "256/48", "256/192"]);
+    assert_eq!(offered(DType::Bf16, 7168, "decode-1"), ["128/96", "512/96"]);
+    assert_eq!(offered(FP8, 7168, "prefill-512"), ["256/48", "256/192"]);
 }
 
 #[test]

@@ -5,6 +5,9 @@
 //! | `rows`, `panels` | highest register tile: rows of activations x panels of 16 columns | by the number of vector registers |
 //! | `group` | panels that all rows pass before the next ones; their weights (or a block of them) stay in L2 | 2 to 8 |
 //! | `prefetch` | passes over the rows fetch the next group's weights meanwhile | 0, 1 |
+//! | `unroll` | times the pairs (quads of int8) of K that an iteration takes by the size of its tile | 1, 2 |
+//! | `block` | KiB of a group's weights that a block of K has; what is not more than two of them stays whole | 128, 256, 512 |
+//! | `chunk` | rows that a block passes before the next one, their sums in memory meanwhile | 48, 96, 192 |
 //!
 //! With AVX-512 also:
 //!
@@ -34,12 +37,13 @@
 //! | `heads` | absorbed: heads of a token that a page is read once for | 8 to 64; 64, 128 where the context is split |
 //! | `tokens` | expanded: tokens of a head that a block of context rows is copied once for | 64 to 256 |
 //!
+//! In how many parts a context is split is no variant: each number is an operation of its own, which costs choose (rule `split-context`).
 //! Other kernels have one variant without names.
 
-use super::kernels::gemm::{AHEAD, FEW_ROWS};
+use super::kernels::gemm::{AHEAD, BLOCK, CHUNK, FEW_ROWS, block_of};
 use super::kernels::mla::{HEADS, SPLIT_HEADS, TOKENS};
 use deepfuse_ir::kernel::packed_operands;
-use deepfuse_ir::{DType, KernelSpec, Op, Quant, Target, Variant};
+use deepfuse_ir::{DType, KernelSpec, Op, Quant, Symbol, Target, TensorType, Variant};
 
 /// A point of the space.
 #[derive(Clone, Copy)]
@@ -48,12 +52,44 @@ struct Point {
     panels: u32,
     group: u32,
     prefetch: u32,
+    /// 0 where one step of an iteration fills the registers.
+    unroll: u32,
+    /// `None` where K is not walked in blocks of any size.
+    blocks: Option<Blocks>,
     /// 0 where a register holds fewer than 16 lanes: a panel is several lines there.
     few_panels: u32,
     /// `None` for weights other than fp8.
     decoded: Option<Decoded>,
     /// `None` where the target, or a type, has no use for tiles.
     tiles: Option<TilePoint>,
+}
+
+/// How a long K is walked.
+#[derive(Clone, Copy)]
+struct Blocks {
+    /// KiB.
+    block: u32,
+    chunk: u32,
+}
+
+impl Blocks {
+    const DEFAULT: Self = Self { block: BLOCK, chunk: CHUNK };
+
+    /// A block and the rows it meets share L2, 1 to 2 MiB (512 KiB to a thread at least): smaller ones leave room for more rows, larger ones move sums less
+    /// often. Of a chunk's rows, a block of columns and the sums must stay in L2 too: 192 rows of 1024 columns of bf16 are 384 KiB. Blocks of fp8 are those of its
+    /// scales.
+    fn others(spec: &KernelSpec, matrix: &TensorType, group: u32, target: &Target) -> Vec<Self> {
+        let k = matrix.shape.last().and_then(deepfuse_ir::Dim::as_fixed).unwrap_or(0);
+        let scaled = matrix.dtype == DType::Quant(Quant::FP8_B128) && dot_of_bf16(spec, target);
+        let column = matrix.dtype.bytes().unwrap_or(1) * u64::from(group) * 16;
+        let of = |block: u32| if scaled { Some(128) } else { block_of(k, column, u64::from(block) << 10) };
+        // Whole, or in blocks of the same length: the same code. Rows that are one chunk anyway: the same order.
+        let blocks = [128, 512].into_iter().filter(|block| of(*block) != of(BLOCK));
+        let rows = spec.bucket.typical.get(Symbol::T);
+        let chunks = [48, 192].into_iter().filter(|chunk| of(BLOCK).is_some() && rows > u64::from(CHUNK.min(*chunk)));
+        let of_block = blocks.map(|block| Self { block, ..Self::DEFAULT });
+        of_block.chain(chunks.map(|chunk| Self { chunk, ..Self::DEFAULT })).collect()
+    }
 }
 
 /// How fp8 is widened.
@@ -104,6 +140,12 @@ impl Point {
     fn variant(self) -> Variant {
         let mut named =
             vec![("rows", self.rows), ("panels", self.panels), ("group", self.group), ("prefetch", self.prefetch)];
+        if self.unroll > 0 {
+            named.push(("unroll", self.unroll));
+        }
+        if let Some(b) = self.blocks {
+            named.extend([("block", b.block), ("chunk", b.chunk)]);
+        }
         if self.few_panels > 0 {
             named.push(("few_panels", self.few_panels));
         }
@@ -161,6 +203,13 @@ pub fn variants(spec: &KernelSpec, target: &Target) -> Vec<Variant> {
         }
     }
     add(Point { prefetch: 0, ..default });
+    if default.unroll > 0 {
+        add(Point { unroll: 2, ..default });
+    }
+    let matrix = spec.inputs[*first].tensor();
+    for blocks in default.blocks.and(matrix).map_or(vec![], |m| Blocks::others(spec, m, default.group, target)) {
+        add(Point { blocks: Some(blocks), ..default });
+    }
     for few_panels in [1, 2, 4] {
         if default.few_panels > 0 && few_panels != default.few_panels {
             add(Point { few_panels, ..default });
@@ -175,9 +224,7 @@ pub fn variants(spec: &KernelSpec, target: &Target) -> Vec<Variant> {
 fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
     let types = |i: usize| spec.inputs.get(i).and_then(deepfuse_ir::Operand::tensor);
     let weight = types(matrix).map_or(DType::F32, |t| t.dtype);
-    let dot = target.has("avx512bf16")
-        && matches!(weight, DType::Bf16 | DType::Quant(_))
-        && types(0).is_some_and(|t| t.dtype == DType::Bf16);
+    let dot = matches!(weight, DType::Bf16 | DType::Quant(_)) && dot_of_bf16(spec, target);
     // Sums, one line of weights for each panel and one broadcast must fit the vector registers: 32 of 16 lanes with AVX-512,
     // 16 of 8 with AVX2 (a panel takes two), 16 of 4 below (a panel takes four).
     // int4 has two sums, of codes and of groups.
@@ -205,5 +252,15 @@ fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
     let decoded = (dot && weight == DType::Quant(Quant::FP8_B128)).then_some(Decoded::DEFAULT);
     // Tiles of activations are loaded again for every two panels: from L1 but for the first two of a group.
     let group = if tiles.is_some() { 8 } else { 4 };
-    Point { rows, panels, group, prefetch: 1, few_panels, decoded, tiles }
+    let codes = matches!(weight, DType::Quant(Quant::INT8_R | Quant::INT4_G32));
+    let wide = target.lanes == 16 && tiles.is_none();
+    let blocks = (wide && !codes).then_some(Blocks::DEFAULT);
+    let unroll = u32::from(wide && weight != DType::Quant(Quant::INT4_G32));
+    Point { rows, panels, group, prefetch: 1, unroll, blocks, few_panels, decoded, tiles }
+}
+
+/// Whether activations are bf16, and there is an instruction for their products.
+fn dot_of_bf16(spec: &KernelSpec, target: &Target) -> bool {
+    let activations = spec.inputs.first().and_then(deepfuse_ir::Operand::tensor);
+    target.has("avx512bf16") && activations.is_some_and(|t| t.dtype == DType::Bf16)
 }

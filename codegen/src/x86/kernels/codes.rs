@@ -25,6 +25,8 @@ pub struct Codes<'a, 'b> {
     /// Length of the contracted axis.
     pub k: u64,
     pub ahead: Option<Ahead<'a, 'b>>,
+    /// Times the quads of an iteration, of int8.
+    pub unroll: u32,
 }
 
 /// i32 lanes of 16 columns: one vector, or without VNNI several with two lanes a column.
@@ -56,7 +58,8 @@ impl<'a> Codes<'a, '_> {
         let offset = |r: u32| self.row(r).plus(self.layout().scale + 4).load(I32, 4).splat(16);
         let acc: Vec<Vec<Acc<'a>>> =
             (0..self.count).map(|r| self.panels.iter().map(|_| self.start(offset(r))).collect()).collect();
-        let unroll = if self.count as usize * self.panels.len() > 8 { 4 } else { 8 };
+        let quads = if self.count as usize * self.panels.len() > 8 { 4 } else { 8 };
+        let unroll = quads * i64::from(self.unroll); // rows are padded to 16 quads
         f.range(f.i(0), f.i(depth / 4), unroll, |quad| {
             self.fetch_ahead(quad, unroll as u64);
             for i in 0..unroll {

@@ -24,6 +24,12 @@ pub struct Gemm<'a> {
     pub group: u32,
     /// Whether a pass fetches weights of the next group.
     pub prefetch: bool,
+    /// Bytes of weights that a block of K has where K is walked in blocks.
+    pub block: u64,
+    /// Rows whose sums lie on the stack meanwhile.
+    pub chunk: u64,
+    /// Times the pairs of K that an iteration of a tile takes by its size.
+    pub unroll: u32,
     /// AMX tiles, for all but few rows.
     pub(super) tiles: Option<Tiles<'a>>,
 }
@@ -54,6 +60,9 @@ impl<'a> Gemm<'a> {
             ahead: u64::from(k.choice("ahead", AHEAD)),
             group,
             prefetch: k.choice("prefetch", 1) == 1,
+            block: u64::from(k.choice("block", BLOCK)) << 10,
+            chunk: u64::from(k.choice("chunk", CHUNK)),
+            unroll: k.choice("unroll", 1),
             tiles: Tiles::new(k, mode, weight),
         }
     }
@@ -124,10 +133,9 @@ impl<'a> Gemm<'a> {
             return self.blocked(rows, count, part, 128, store);
         }
         // By the group, not by `width`: a panel is summed up in the same blocks whoever computes it with how many others.
-        let codes = self.mode == Mode::Codes;
-        let line = weight.bytes() * u64::from(self.group * matrices.len() as u32) * 16;
-        if !codes && k * line > PASS_BYTES {
-            return self.blocked(rows, count, part, (BLOCK_BYTES / line).next_multiple_of(128), store);
+        let column = weight.bytes() * u64::from(self.group * matrices.len() as u32) * 16;
+        if let Some(block) = block_of(k, column, self.block).filter(|_| self.mode != Mode::Codes) {
+            return self.blocked(rows, count, part, block, store);
         }
         let panels = part.each(|m, j| m.panel(panel + u64::from(j)));
         let bytes = u64::from(width) * matrices[0].panel_bytes();
@@ -145,11 +153,11 @@ impl<'a> Gemm<'a> {
     fn blocked(&self, rows: Rows<'a>, count: Val<'a>, part: &Part<'a, '_>, block: u64, store: &dyn Fn(Sums<'a, '_>)) {
         let (f, k) = (self.f, part.matrices[0].k);
         let vectors = part.vectors();
-        let sums = Mem::new(f.stack(V16, CHUNK_ROWS * vectors), Store::F32);
+        let sums = Mem::new(f.stack(V16, self.chunk * vectors), Store::F32);
         let coded = self.mode == Mode::Dot && part.matrices[0].weight == Weight::Fp8;
         let decoded = coded.then(|| f.stack(Ty::vec(Elem::I8, 64), part.decoded_lines()));
-        f.range(f.i(0), count, CHUNK_ROWS as i64, |first| {
-            let here = (count - first).min(f.i(CHUNK_ROWS));
+        f.range(f.i(0), count, self.chunk as i64, |first| {
+            let here = (count - first).min(f.i(self.chunk));
             let chunk = Chunk { rows: rows.starting_at(first), count: here, sums };
             f.range(f.i(0), here * vectors, 1, |i| sums.at(i * 16i64).set_lanes(f.zero(V16), 16));
             f.range(f.i(0), f.i(k / block * block), block as i64, |from| {
@@ -234,13 +242,13 @@ impl<'a> Gemm<'a> {
             places: &places,
             scales: &scales,
         });
-        let (f, mode, k, rows) = (self.f, self.mode, pass.k, pass.rows.starting_at(row));
+        let (f, mode, k, unroll, rows) = (self.f, self.mode, pass.k, self.unroll, pass.rows.starting_at(row));
         let values = match mode {
-            Mode::Codes => Codes { f, count: height, rows, panels: &panels, k, ahead }.sums(),
+            Mode::Codes => Codes { f, count: height, rows, panels: &panels, k, ahead, unroll }.sums(),
             Mode::Dot | Mode::Wide => {
                 // What one or two rows wait for is memory, and it is faster when left alone.
                 let stream = if height > shapes::STREAMED_ROWS { self.ahead } else { 0 };
-                Tile { f, mode, count: height, rows, panels: &panels, k, start, ahead, stream }.sums()
+                Tile { f, mode, count: height, rows, panels: &panels, k, start, ahead, stream, unroll }.sums()
             }
         };
         let Some(start) = start else { return store(row, &values, here) };
@@ -379,12 +387,15 @@ struct Next<'a, 'b> {
     bytes: u64,
 }
 
-/// Weights of a pass that may stay whole: half of a small L2.
-const PASS_BYTES: u64 = 512 << 10;
-/// Weights of a block where they are more.
-const BLOCK_BYTES: u64 = 256 << 10;
+/// KiB of weights of a block of K: with the rows that meet them they stay in a small L2.
+pub const BLOCK: u32 = 256;
 /// Rows whose sums lie on the stack: with a block of their columns they leave room for the weights in L2.
-const CHUNK_ROWS: u64 = 96;
+pub const CHUNK: u32 = 96;
+
+/// Columns of a block of K, if a group's weights, `column` bytes for each of `k` columns, are more than two blocks of `bytes`; else they stay whole.
+pub fn block_of(k: u64, column: u64, bytes: u64) -> Option<u64> {
+    (k * column > 2 * bytes).then(|| (bytes / column).next_multiple_of(128))
+}
 
 /// Stores 16 columns of a row from `panel` on; the last panel of a matrix with `n` columns may have fewer.
 pub fn store_panel<'a>(f: &'a Fx, n: u64, panel: Val<'a>, each: impl Fn(u32)) {

@@ -62,6 +62,8 @@ pub struct Tile<'a, 'b> {
     pub ahead: Option<Ahead<'a, 'b>>,
     /// Bytes of a panel that fp8 lines are fetched ahead; 0: not at all.
     pub stream: u64,
+    /// Times the pairs of an iteration.
+    pub unroll: u32,
 }
 
 /// Weights to fetch while this tile computes: each pass over the rows fetches its part of the next panels, so that memory is
@@ -220,11 +222,12 @@ impl<'a> Tile<'a, '_> {
 
     /// Pairs of one loop iteration: a multiple of the chains, fewer where the tile is already long.
     fn unroll(&self) -> u64 {
-        match (self.count as usize * self.panels.len(), self.mode) {
+        let pairs = match (self.count as usize * self.panels.len(), self.mode) {
             (0..=4, _) => 8,
             (5..=16, Mode::Dot) => 4,
             _ => 2,
-        }
+        };
+        pairs * u64::from(self.unroll)
     }
 
     fn fetch_ahead(&self, pair: Val<'a>, pairs: u64) {
