@@ -81,6 +81,7 @@ pub fn measure(graph: &Graph, req: &Request, text: &Path) -> Result<Calibration,
         numerics: Numerics::Exact,
         disabled_rules: vec!["all".to_owned()],
         memory: None,
+        records: None, // what is measured must not depend on them
         ..req.clone()
     };
     let compiled = compile(&plain, &mut |_: Event<'_>| {})?;

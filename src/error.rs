@@ -23,6 +23,8 @@ pub enum Error {
     Run(#[from] deepfuse_runtime::Error),
     #[error(transparent)]
     Emit(#[from] deepfuse_codegen::EmitError),
+    #[error(transparent)]
+    Records(#[from] deepfuse_cache::Error),
     /// An error that is complete as it is.
     #[error("{0}")]
     Report(Box<Report>),
@@ -57,6 +59,7 @@ impl Error {
             Self::Plan(e) => bug("passes::plan", e),
             Self::Emit(e) => emit(e),
             Self::Run(e) => e.report(),
+            Self::Records(e) => records(e),
         }
     }
 }
@@ -97,6 +100,18 @@ fn weight(e: &crate::weights::WeightError) -> Report {
             .help("the checkpoint is damaged: copy this shard again and compare its checksum"),
         W::Sink(inner) => Report::new("weights::write", exit::ENVIRONMENT, inner.to_string()),
         W::Artifact(inner) => inner.report(),
+    }
+}
+
+fn records(e: &deepfuse_cache::Error) -> Report {
+    use deepfuse_cache::Error as E;
+    match e {
+        E::Damaged { path, .. } => Report::new("records::damaged", exit::REJECTED, e.to_string())
+            .file(path)
+            .help("delete the file, or copy it again from where it came: the other records do not depend on it"),
+        E::Io { path, .. } => Report::new("records::io", exit::ENVIRONMENT, e.to_string())
+            .file(path)
+            .help("--records takes a directory; `deepfuse tune` makes it"),
     }
 }
 

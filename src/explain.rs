@@ -6,7 +6,6 @@
 use crate::catalog::BackendCatalog;
 use crate::error::Error;
 use deepfuse_artifact::report::{Report, exit};
-use deepfuse_codegen::x86::X86;
 use deepfuse_ir::kernel::appended_columns;
 use deepfuse_ir::{Answer, Bucket, Call, Catalog, Graph, Layout, Op, Operand, Symbol};
 use deepfuse_passes::check::pattern::{ReadRule, read_rules};
@@ -14,6 +13,7 @@ use deepfuse_passes::check::{CheckError, Replay};
 use deepfuse_passes::fuse::{AllBuckets, ClassCertificate, Direction, FuseOptions, forced, stored_charge_nanos};
 use deepfuse_passes::stored::stored_bytes;
 use deepfuse_passes::why::{Outcome, why_not};
+use deepfuse_tuner::Basis;
 use indexmap::{IndexMap, IndexSet};
 
 pub mod html;
@@ -43,22 +43,26 @@ pub fn explain(subject: &Subject, rule: Option<&str>, bucket: Option<&str>) -> R
             return Err(Error::usage(format!("there is no bucket `{b}`"), format!("buckets: {}", known.join(", "))));
         }
     }
-    let catalog = BackendCatalog::new(&subject.target, &X86);
+    let catalog = subject.catalog();
     let mut told = Told { subject, catalog: &catalog, classes: vec![] };
     for (number, class) in subject.certificate.classes.iter().enumerate() {
         told.classes.push(ReplayedClass::of(class, number, subject, &rules)?);
     }
     let asked = rules.iter().filter(|r| rule.is_none_or(|name| r.rule.name == name));
+    let classes: Vec<Class> = told.classes.iter().map(|c| told.class(c, &all, &buckets)).collect();
+    let mut kernels = classes.iter().flat_map(|c| &c.buckets).flat_map(|b| &b.kernels);
+    let measured = kernels.any(|k| k.basis == Basis::Record.name());
+    let basis = if measured { Basis::Record } else { Basis::Estimate };
     Ok(Explanation {
         schema: "deepfuse.explain/1",
         target: subject.target.name.to_owned(),
-        basis: "estimate".to_owned(), // until there are tuning records
+        basis: basis.name().to_owned(),
         numerics: subject.certificate.numerics.name(),
         gap_nanos: subject.fusion.gap_picos.map(|p| p as f64 / 1e3),
         gap_percent: subject.fusion.gap_percent(),
         proof: subject.fusion.proof(),
         memory: subject.fusion.memory.clone(),
-        classes: told.classes.iter().map(|c| told.class(c, &all, &buckets)).collect(),
+        classes,
         rules: asked.map(|r| told.rule(r, &all, &buckets)).collect::<Result<_, _>>()?,
     })
 }
@@ -67,7 +71,7 @@ pub fn explain(subject: &Subject, rule: Option<&str>, bucket: Option<&str>) -> R
 ///
 /// Errors: `certificate` if it does not prove what it says.
 pub fn classes(subject: &Subject) -> Result<Vec<Class>, Error> {
-    let (all, rules, catalog) = (Bucket::all(), read_rules(), BackendCatalog::new(&subject.target, &X86));
+    let (all, rules, catalog) = (Bucket::all(), read_rules(), subject.catalog());
     let told = Told { subject, catalog: &catalog, classes: vec![] };
     let buckets: Vec<&Bucket> = all.iter().collect();
     let replayed = subject.certificate.classes.iter().enumerate();
@@ -184,6 +188,7 @@ impl Told<'_> {
                         format!("{weight}{}", graph.ty(*v))
                     };
                     let rules = terms.as_ref().map(|t| class.chain(t.nodes[at])).unwrap_or_default();
+                    let basis = self.catalog.cost(&spec).map_or(Basis::Estimate, |(_, basis)| basis).name();
                     let (operation, family) = (n.op.name(), spec.family.name());
                     let results = n.types.iter().map(ToString::to_string).collect();
                     let kernel = Kernel {
@@ -192,6 +197,7 @@ impl Told<'_> {
                         operands: n.operands.iter().map(name).collect(),
                         results,
                         nanos,
+                        basis,
                         rules,
                     };
                     priced.kernels.push((at, kernel));

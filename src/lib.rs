@@ -16,6 +16,7 @@ pub mod reduce;
 pub mod report;
 pub mod resize;
 pub mod text;
+pub mod tune;
 pub mod weights;
 
 pub use error::Error;

@@ -10,7 +10,6 @@ use crate::error::Error;
 use crate::pipeline::Request;
 use crate::resize::{Changes, changed, halvings, resized, sizes};
 use deepfuse_artifact::report::{Report, exit};
-use deepfuse_codegen::x86::X86;
 use deepfuse_ir::eval::Evaluated;
 use deepfuse_ir::{Bucket, Graph, Param, ParamKind};
 use deepfuse_passes::fuse::{ClassCertificate, FuseOptions, Fused, Numerics, Step, fuse};
@@ -46,7 +45,7 @@ pub struct BucketError {
 ///
 /// Errors: `fusion::error` (exit 1) names the class, the bucket and the guilty fusion if an error is above `limit`.
 pub fn check(fused: &Fused, limit: f64, req: &Request) -> Result<Vec<ClassError>, Error> {
-    let catalog = BackendCatalog::new(&req.target, &X86);
+    let catalog = BackendCatalog::of(req);
     let options = FuseOptions { disabled: req.disabled_rules.clone(), ..FuseOptions::new(req.numerics) };
     let mut found = vec![];
     for (number, class) in fused.certificate.classes.iter().enumerate() {
@@ -216,7 +215,7 @@ mod tests {
     #[test]
     fn large_classes_have_small_instances() {
         let req = request("deepseek-v3-config", Numerics::Requantizes, &[]);
-        let catalog = BackendCatalog::new(&req.target, &X86);
+        let catalog = BackendCatalog::of(&req);
         let model = open(&req).unwrap();
         let fused = fuse(&model, build(&model, &req).unwrap(), &req, &catalog).unwrap();
         for (class, report) in fused.certificate.classes.iter().zip(&fused.report.classes) {

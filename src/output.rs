@@ -225,7 +225,9 @@ fn choices(c: &Compiled) -> String {
     let mut text = String::new();
     for (row, choice) in c.planned.plan.kernels.iter().zip(&c.choices) {
         let (basis, nanos) = (choice.basis.name(), choice.nanos);
-        writeln!(text, "{}: {} by {basis} {nanos:.0} ns of {}", row.symbol, choice.variant, choice.candidates)
+        let records = if choice.records.is_empty() { String::new() } else { format!(" {}", choice.records.join(" ")) };
+        let (symbol, variant, candidates) = (&row.symbol, &choice.variant, choice.candidates);
+        writeln!(text, "{symbol}: {variant} by {basis} {nanos:.0} ns of {candidates}{records}")
             .expect("a string takes all text");
     }
     text

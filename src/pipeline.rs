@@ -13,11 +13,12 @@ use deepfuse_passes::fuse::{FuseOptions, Fused, Numerics, fuse_within};
 use deepfuse_passes::plan::{Planned, plan};
 use deepfuse_passes::select::{Selection, Weights, select};
 use deepfuse_passes::{QuantReport, Rounding};
-use deepfuse_tuner::Choice;
+use deepfuse_tuner::{Choice, Records};
 use indexmap::IndexMap;
 use std::collections::BTreeSet;
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What to compile, for what, and how far rewrites may go.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub struct Request {
     pub disabled_rules: Vec<String>,
     /// Upper limit of the memory that a session of the result may need, bytes; forms of weights are given up for it.
     pub memory: Option<u64>,
+    /// Measurements that costs and variants come from where there are any; without them all are estimated.
+    pub records: Option<Arc<Records>>,
     /// Threads that emit code and pack weights. The result does not depend on it.
     pub jobs: usize,
 }
@@ -56,6 +59,7 @@ impl Request {
             shapes_only: false,
             disabled_rules: vec![],
             memory: None,
+            records: None,
             jobs: 1,
         }
     }
@@ -138,9 +142,11 @@ pub fn select_all(fused: &Fused, catalog: &BackendCatalog<'_>) -> Result<(Vec<Se
 }
 
 /// A variant for every kernel of the plan. Kernels of several buckets that get the same variant become one row.
-pub fn choose(planned: &mut Planned, target: &Target) -> Vec<Choice> {
-    let choose =
-        |spec| deepfuse_tuner::choose(spec, target, &X86).expect("the catalog offered kernels with variants only");
+pub fn choose(planned: &mut Planned, req: &Request) -> Vec<Choice> {
+    let choose = |spec| {
+        let choice = deepfuse_tuner::choose(spec, &req.target, &X86, req.records.as_deref());
+        choice.expect("the catalog offered kernels with variants only")
+    };
     let mut choices: Vec<Choice> = planned.specs.iter().map(choose).collect();
     let any = Bucket::decode();
     let key = |(spec, choice): (&KernelSpec, &Choice)| {
@@ -183,7 +189,7 @@ fn merge<K: Hash + Eq>(planned: &mut Planned, choices: &mut Vec<Choice>, keys: V
 ///
 /// What can be refused is refused before the long work: a name that is taken, damaged scales, too little disk or memory.
 pub fn compile(req: &Request, tell: &mut dyn FnMut(Event<'_>)) -> Result<Compiled, Error> {
-    let catalog = BackendCatalog::new(&req.target, &X86);
+    let catalog = BackendCatalog::of(req);
     let mut stage = |name| tell(Event::Stage(name));
     deepfuse_artifact::writer::check_output(&req.out, 0)?;
     stage("open");
@@ -209,7 +215,7 @@ pub fn compile(req: &Request, tell: &mut dyn FnMut(Event<'_>)) -> Result<Compile
     tell(Event::Needs(&model, &needs));
     let mut stage = |name| tell(Event::Stage(name));
     stage("choose");
-    let mut choices = choose(&mut planned, &req.target); // KernelSpec -> Variant, records first
+    let mut choices = choose(&mut planned, req); // KernelSpec -> Variant, records first
     stage("codegen");
     let code = emit(&mut planned, &mut choices, req)?;
     Ok(Compiled { model, fused, planned, weights, choices, calibration, code, needs })

@@ -4,7 +4,6 @@ use crate::catalog::BackendCatalog;
 use crate::error::Error;
 use crate::pipeline::{self, Request};
 use deepfuse_codegen::Form;
-use deepfuse_codegen::x86::X86;
 use deepfuse_passes::plan::{Planned, plan};
 use deepfuse_passes::select::{KernelCall, Selection, Source, Weights};
 use std::fmt::Write;
@@ -45,7 +44,7 @@ pub fn at_stop(req: &Request, stop: Stop, bucket: Option<&str>) -> Result<String
         Stop::Canonicalize => return Ok(deepfuse_passes::canonicalize(graph)?.to_string()),
         _ => {}
     }
-    let catalog = BackendCatalog::new(&req.target, &X86);
+    let catalog = BackendCatalog::of(req);
     let fused = pipeline::fuse(&model, graph, req, &catalog)?;
     let names: Vec<&str> = fused.graphs.iter().map(|(b, _)| b.name.as_str()).collect();
     if let Some(b) = bucket.filter(|b| !names.contains(b)) {
@@ -65,7 +64,7 @@ pub fn at_stop(req: &Request, stop: Stop, bucket: Option<&str>) -> Result<String
     if let Some(b) = bucket {
         planned.plan.buckets.retain(|p| p.name == b);
     }
-    let choices = pipeline::choose(&mut planned, &req.target);
+    let choices = pipeline::choose(&mut planned, req);
     Ok(match stop {
         Stop::Choose => choices_text(&planned, &choices),
         Stop::Codegen => {

@@ -1,6 +1,6 @@
 //! (KernelSpec, Variant, Target) -> code.
 //!
-//! A back end answers three questions about a kernel: which variants are legal, what each should cost, and what its code is.
+//! A back end answers three questions about a kernel: which variants are legal, what each should cost, and what its code is (as text, or compiled).
 //! [`emit_all`] makes one shared object of many kernels. All x86-64 code goes through LLVM; only this crate links it.
 
 mod dsl;
@@ -34,6 +34,8 @@ pub trait Backend {
     fn variants(&self, spec: &KernelSpec, target: &Target) -> Vec<Variant>;
     /// Expected time at the bucket's typical sizes.
     fn estimate(&self, spec: &KernelSpec, variant: &Variant, target: &Target) -> Nanos;
+    /// The text of the code that [`Backend::emit`] compiles: equal texts are one kernel.
+    fn code(&self, spec: &KernelSpec, variant: &Variant, target: &Target) -> Result<String, EmitError>;
     fn emit(&self, spec: &KernelSpec, variant: &Variant, target: &Target) -> Result<KernelImage, EmitError>;
 }
 

@@ -28,6 +28,21 @@ pub enum Attr {
     DType(DType),
 }
 
+/// One word without spaces, as patterns, certificates and kernel specs write it; a graph's text form is in [`crate::text`].
+impl fmt::Display for Attr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let joined = |parts: Vec<String>| parts.join(",");
+        match self {
+            Self::Int(n) => write!(f, "{n}"),
+            Self::Float(x) => write!(f, "{:?}", x.0),
+            Self::Str(s) => f.write_str(s),
+            Self::Ints(list) => write!(f, "<{}>", joined(list.iter().map(ToString::to_string).collect())),
+            Self::Shape(dims) => write!(f, "[{}]", joined(dims.iter().map(ToString::to_string).collect())),
+            Self::DType(d) => f.write_str(&d.to_string().replace(' ', "")),
+        }
+    }
+}
+
 /// A finite `f64` that compares by its bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Float(pub f64);

@@ -460,5 +460,7 @@ impl AttrsExt for Attrs {
     }
 }
 
+mod text;
+
 #[cfg(test)]
 mod tests;

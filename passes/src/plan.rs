@@ -1,6 +1,5 @@
 //! The memory plan: calls in order, buffers with lifetimes, offsets per unit of a symbol.
 
-use crate::check::spec_text;
 use crate::select::{KernelCall, Selection, Source, Weights};
 use deepfuse_artifact::plan as out;
 use deepfuse_ir::{Bucket, DType, KernelSpec, Op, PAGE_TOKENS, Sizes, StateKind, Symbol, TensorType, cost};
@@ -41,7 +40,7 @@ pub fn plan(selections: &[Selection], weights: &Weights, vocab: u32) -> Result<P
         kernels: kernels.values().cloned().collect(),
         buckets,
     };
-    let computes = kernels.keys().map(|spec| BTreeSet::from([spec_text(spec)])).collect();
+    let computes = kernels.keys().map(|spec| BTreeSet::from([spec.to_string()])).collect();
     Ok(Planned { plan, specs: kernels.into_keys().collect(), computes })
 }
 

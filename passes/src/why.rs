@@ -4,7 +4,6 @@ use crate::check::pattern::{Pattern, Place, ReadRule};
 use crate::check::table::{Node, Table, What};
 use crate::check::{Reason, Replay, apply};
 use crate::fuse::Numerics;
-use crate::fuse::words::attr_text;
 use deepfuse_ir::premise::Premise;
 use indexmap::IndexMap;
 
@@ -170,7 +169,7 @@ fn values(table: &Table, premise: &Premise, vars: &Vars) -> String {
 fn describe(table: &Table, term: usize) -> String {
     let class = table.find(term);
     match &table.facts(class).what {
-        What::Attr(a) => format!("`{}`", attr_text(a)),
+        What::Attr(a) => format!("`{a}`"),
         What::Values(types) => {
             let types: Vec<String> = types.iter().map(ToString::to_string).collect();
             let name = match &table.nodes[class] {

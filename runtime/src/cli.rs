@@ -14,7 +14,7 @@ use std::io::Write;
 /// Exit codes, for `--help`.
 pub const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 negative verdict of verify or doctor, 2 usage, 3 invalid input data (checkpoint, prompt, ids, files),
-            4 unsupported model or target, 5 artifact rejected (damaged, wrong version, other ISA),
+            4 unsupported model or target, 5 artifact or record rejected (damaged, wrong version, other ISA),
             6 environment (system, permission), 7 resources (memory, disk), 70 a bug of deepfuse, 130 interrupted";
 
 /// Parses the command line. Help and version end the process; wrong arguments do so with exit code 2, as JSON if `--json` is among them.

@@ -17,7 +17,7 @@
 pub mod batch;
 pub mod bench;
 pub mod cli;
-mod code;
+pub mod code;
 pub mod cpu;
 pub mod error;
 pub mod generate;

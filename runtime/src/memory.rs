@@ -56,6 +56,23 @@ impl Region {
         unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(offset as usize).cast(), count) }
     }
 
+    /// Copies `bytes` to `offset`.
+    pub fn write(&mut self, offset: u64, bytes: &[u8]) {
+        assert!(offset + bytes.len() as u64 <= self.bytes(), "inside the region");
+        // SAFETY: inside the mapping, which is borrowed mutably, so that `bytes` are others'.
+        unsafe {
+            let to = self.start.as_ptr().add(offset as usize);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+    }
+
+    /// `count` bytes from `offset` on.
+    pub fn bytes_at(&self, offset: u64, count: usize) -> &[u8] {
+        assert!(offset + count as u64 <= self.bytes(), "inside the region");
+        // SAFETY: inside the mapping, and any bits are bytes; kernels write only during a step, which borrows the memory's owner mutably.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(offset as usize), count) }
+    }
+
     /// Copies bytes inside the region.
     pub fn copy_within(&mut self, from: u64, to: u64, bytes: u64) {
         assert!(from + bytes <= self.bytes() && to + bytes <= self.bytes(), "inside the region");
@@ -106,6 +123,8 @@ mod tests {
         let mut region = Region::new("a test", 1 << 36, false).unwrap();
         assert_eq!(region.floats((1 << 36) - 4, 1), [0.0]);
         region.copy_within(0, 64, 64);
+        region.write((1 << 36) - 2, &[1, 2]);
+        assert_eq!(region.bytes_at((1 << 36) - 3, 3), [0, 1, 2]);
         assert!(resident_anonymous_bytes() < before + (64 << 20));
         assert!(matches!(Region::new("a test", u64::MAX - 10, false), Err(Error::Memory { .. })));
         assert!(available_bytes() > 0);

@@ -231,11 +231,14 @@ const PARTS_PER_WORKER: u32 = 4;
 const LEAST_PART_BYTES: f64 = 16e3;
 const LEAST_PART_OPERATIONS: f64 = 64e3;
 
-/// Parts of a launch. What is computed does not depend on it.
 fn parts_of(kernel: &Kernel, sizes: BatchSizes, workers: u32) -> u32 {
-    let bytes = trace::row_bytes(kernel, sizes) / LEAST_PART_BYTES;
-    let operations = trace::terms(&kernel.operations, sizes) / LEAST_PART_OPERATIONS;
-    (bytes.max(operations) as u32).clamp(1, workers * PARTS_PER_WORKER)
+    parts_for(trace::row_bytes(kernel, sizes), trace::terms(&kernel.operations, sizes), workers)
+}
+
+/// Parts of a launch that moves so many bytes and does so many operations. What is computed does not depend on it.
+pub fn parts_for(bytes: f64, operations: f64, workers: u32) -> u32 {
+    let worth = (bytes / LEAST_PART_BYTES).max(operations / LEAST_PART_OPERATIONS);
+    (worth as u32).clamp(1, workers * PARTS_PER_WORKER)
 }
 
 /// A batch as a job of the pool.

@@ -1,6 +1,6 @@
 //! What this machine can do at best: bytes that its threads can read, operations of its best arithmetic instructions.
 
-use crate::pool::{Job, Part, Pool};
+use crate::pool::{Job, Panicked, Part, Pool};
 use crate::trace::KernelTotal;
 use crate::{Artifact, Error, Options, cpu};
 use deepfuse_artifact::plan::{Action, Arg, Plan};
@@ -23,7 +23,6 @@ pub struct Roofline {
     artifact: Arc<Artifact>,
     /// Weights that are read, none for a model that fits the caches.
     names: Vec<String>,
-    bytes: usize,
     /// GB/s.
     pub reads: Vec<f64>,
     pub peaks: Vec<Peak>,
@@ -49,7 +48,7 @@ impl Roofline {
             }
         }
         if bytes < READ_LEAST_BYTES {
-            (names, bytes) = (vec![], 0);
+            names.clear();
         }
         let pool = Pool::new(options.threads, options.pinning)
             .map_err(|source| Error::System { what: "start the worker threads".into(), source })?;
@@ -59,7 +58,7 @@ impl Roofline {
         let instructions: Vec<_> = [false, true].into_iter().filter_map(best).collect();
         let peaks = instructions.iter().map(|i| Peak { instruction: i.name, gop_per_s: vec![] }).collect();
         let (artifact, integer) = (artifact.clone(), integer_kernels(artifact.plan()));
-        Ok(Self { pool, artifact, names, bytes, reads: vec![], peaks, instructions, integer })
+        Ok(Self { pool, artifact, names, reads: vec![], peaks, instructions, integer })
     }
 
     /// Measures once, and keeps the results if asked to; the read bandwidth in GB/s.
@@ -78,9 +77,8 @@ impl Roofline {
         if self.names.is_empty() {
             return Ok(None);
         }
-        let start = Instant::now();
-        self.pool.run(&Reading { names: &self.names, artifact: &self.artifact, workers: self.pool.workers() })?;
-        let rate = self.bytes as f64 / start.elapsed().as_secs_f64() / 1e9;
+        let weights = self.names.iter().map(|name| self.artifact.weights().get(name).unwrap_or_default());
+        let rate = read_rate(&mut self.pool, &weights.collect::<Vec<_>>())?;
         self.reads.extend(keep.then_some(rate));
         Ok(Some(rate))
     }
@@ -111,9 +109,19 @@ fn integer_kernels(plan: &Plan) -> Vec<bool> {
     found
 }
 
+/// GB/s at which all workers together read this memory; it says something of memory if it is larger than the caches.
+///
+/// Errors: a worker panicked.
+pub fn read_rate(pool: &mut Pool, memory: &[&[u8]]) -> Result<f64, Panicked> {
+    let bytes: usize = memory.iter().map(|m| m.len()).sum();
+    let start = Instant::now();
+    let workers = pool.workers();
+    pool.run(&Reading { memory, workers })?;
+    Ok(bytes as f64 / start.elapsed().as_secs_f64() / 1e9)
+}
+
 struct Reading<'a> {
-    names: &'a [String],
-    artifact: &'a Artifact,
+    memory: &'a [&'a [u8]],
     workers: u32,
 }
 
@@ -123,8 +131,7 @@ impl Job for Reading<'_> {
     }
 
     fn run(&self, part: Part, _worker: u32) {
-        for name in self.names {
-            let all = self.artifact.weights().get(name).unwrap_or_default();
+        for all in self.memory {
             let share = all.len().div_ceil(part.parts as usize);
             let mine = all.chunks(share.max(1)).nth(part.index as usize).unwrap_or_default();
             black_box(folded(mine));

@@ -6,7 +6,7 @@ use deepfuse::max_error::{self, BucketError, ClassError};
 use deepfuse::output::{self, Written};
 use deepfuse::pipeline::Event;
 use deepfuse::text::{Stop, at_stop};
-use deepfuse::{Error, Request, pipeline};
+use deepfuse::{Error, Request, pipeline, tune};
 use deepfuse_artifact::interrupt;
 use deepfuse_codegen::x86::targets;
 use deepfuse_frontend::{Activations, Model};
@@ -43,6 +43,9 @@ pub struct Args {
     /// all kinds slow down least, each by its part; fail if that is not enough
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<u64>,
+    /// Directory of measurements by `deepfuse tune`: costs and variants of kernels come from them where there are any, else from the estimate
+    #[arg(long, value_name = "DIR")]
+    records: Option<PathBuf>,
     /// Compile from config.json alone: plan and code, but no weights, so that it cannot run
     #[arg(long)]
     shapes_only: bool,
@@ -188,6 +191,7 @@ fn request(args: &Args) -> Result<Request, Error> {
     Ok(Request {
         checkpoint: args.checkpoint.clone(),
         out: args.output.clone().unwrap_or_else(|| pipeline::default_output(&args.checkpoint)),
+        records: tune::records(args.records.as_deref(), &target)?,
         target,
         activations: args.activations.into(),
         quant: args.quant.types(),
@@ -260,7 +264,12 @@ fn print_summary(c: &pipeline::Compiled, w: &Written, req: &Request, compile: f6
     );
     let fusion = output::fusion_info(&c.fused.report, req);
     let proof = fusion.proof().unwrap_or_default();
-    say!("  fusion       {} layer classes, {proof} by estimated costs", c.fused.report.classes.len());
+    let (measured, costs) = (tune::measured(&c.choices), if req.records.is_some() { "these" } else { "estimated" });
+    if let Some(records) = &req.records {
+        let (all, here) = (c.choices.len(), records.machine());
+        say!("  records      {measured} of {all} kernels chosen by measurements on this CPU, {} threads", here.threads);
+    }
+    say!("  fusion       {} layer classes, {proof} by {costs} costs", c.fused.report.classes.len());
     for line in fusion.memory.iter().flat_map(memory_lines) {
         say!("  {line}");
     }
@@ -317,6 +326,7 @@ fn print_object(c: &pipeline::Compiled, w: &Written, req: &Request, errors: &[Cl
         "target": req.target.name,
         "parameters": {"total": p.total, "active": p.active},
         "kernels": c.planned.plan.kernels.len(),
+        "measured": tune::measured(&c.choices),
         "launches": c.planned.plan.buckets.iter().map(|b| (b.name.clone(), b.actions.len())).collect::<std::collections::BTreeMap<_, _>>(),
         "errors": errors,
         "fusion": {

@@ -4,7 +4,7 @@ use deepfuse::explain::{
     BucketStory, Class, Explanation, Form, RuleInClass, RuleStory, Subject, buckets_text, classes, explain, html,
     memory_lines, outcome,
 };
-use deepfuse::{Error, Request};
+use deepfuse::{Error, Request, tune};
 use deepfuse_codegen::x86::targets;
 use deepfuse_ir::Bucket;
 use indexmap::IndexMap;
@@ -26,6 +26,9 @@ pub struct Args {
     /// Bucket to tell of: such as decode-1 or prefill-512 [default: all]
     #[arg(long, value_name = "B")]
     bucket: Option<String>,
+    /// Directory of measurements by `deepfuse tune`: costs come from them where there are any, else from the estimate
+    #[arg(long, value_name = "DIR")]
+    records: Option<PathBuf>,
     /// Of a checkpoint: the target whose costs decide between the forms [default: native]
     #[arg(long, value_name = "TARGET")]
     target: Option<String>,
@@ -45,7 +48,9 @@ pub struct Args {
 
 pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let subject = if args.path.join("manifest.json").exists() {
-        of_artifact(args)?
+        let subject = of_artifact(args)?;
+        let records = tune::records(args.records.as_deref(), &subject.target)?;
+        Subject { records, ..subject }
     } else {
         Subject::of_checkpoint(&request(args)?)?
     };
@@ -143,6 +148,7 @@ fn request(args: &Args) -> Result<Request, Error> {
         numerics: args.numerics.map_or(usual.numerics, Into::into),
         shapes_only: true,
         disabled_rules: args.disabled.clone(),
+        records: tune::records(args.records.as_deref(), &usual.target)?,
         ..usual
     })
 }
@@ -159,6 +165,9 @@ fn everything(told: &Explanation) {
         told.target,
         told.basis
     );
+    if told.basis == "record" {
+        say!("kernels with * were measured, the others are estimated");
+    }
     if let Some(proof) = &told.proof {
         say!("extraction: {proof} by these costs");
     }
@@ -191,8 +200,9 @@ fn bucket(b: &BucketStory) {
     for k in &b.kernels {
         let rules = if k.rules.is_empty() { String::new() } else { format!("   <- {}", k.rules.join(" <- ")) };
         say!(
-            "    {:>13}  {:<14} {} -> {}{rules}",
+            "    {:>13}{} {:<14} {} -> {}{rules}",
             micros(k.nanos),
+            if k.basis == "record" { "*" } else { " " },
             k.operation,
             k.operands.join(", "),
             k.results.join(", ")

@@ -17,6 +17,7 @@ mod explain;
 mod inspect;
 mod opt;
 mod progress;
+mod tune;
 
 use clap::{Parser, Subcommand};
 use deepfuse::Error;
@@ -61,6 +62,11 @@ enum Verb {
     Diff(diff::Args),
     /// Run passes of the compiler over a graph in text form
     Opt(opt::Args),
+    /// Measure the kernels of a model on this machine, for `compile --records`
+    Tune(tune::Args),
+    /// The process that `tune` runs kernels in
+    #[command(hide = true)]
+    TuneWorker(tune::WorkerArgs),
     /// Check an artifact: digests, the proof of its fusions, a reference's outputs, perplexity
     Verify(deepfuse_runtime::cli::verify::Args),
     /// Measure an artifact: tokens per second and a table of its kernels
@@ -85,6 +91,8 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Verb::Bench(a) => return shared(deepfuse_runtime::cli::bench::main(&a, json)),
         Verb::Doctor(a) => return shared(deepfuse_runtime::cli::doctor::main(&a, json)),
         Verb::Compile(a) => compile::run(&a, json),
+        Verb::Tune(a) => tune::run(&a, json),
+        Verb::TuneWorker(a) => tune::worker(&a),
         Verb::Inspect(a) => inspect::run(&a, json),
         Verb::Explain(a) => explain::run(&a, json),
         Verb::Diff(a) => match diff::run(&a, json) {

@@ -8,7 +8,7 @@ use serde::Serialize;
 pub struct Explanation {
     pub schema: &'static str,
     pub target: String,
-    /// What the costs rest on: `estimate`, or `record` where there are measurements.
+    /// What the costs rest on: `estimate`, or `record` if some kernel was measured; each kernel says it for itself.
     pub basis: String,
     pub numerics: &'static str,
     /// What a better extraction could save at most in all regions and buckets, by these costs; 0: there is none. Absent where it is not known.
@@ -70,6 +70,8 @@ pub struct Kernel {
     pub operands: Vec<String>,
     pub results: Vec<String>,
     pub nanos: f64,
+    /// What that rests on: `record` or `estimate`.
+    pub basis: &'static str,
     /// The rules that built it, the last one first; none: it is as in the plain form.
     pub rules: Vec<String>,
 }

@@ -10,7 +10,9 @@ use deepfuse_codegen::x86::{X86, targets};
 use deepfuse_ir::Target;
 use deepfuse_passes::fuse::{Certificate, CertificateError};
 use deepfuse_runtime::Artifact;
+use deepfuse_tuner::Records;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What is explained.
 pub struct Subject {
@@ -22,11 +24,18 @@ pub struct Subject {
     pub facts: Vec<(&'static str, String)>,
     /// Names of parameters.
     pub report: CompileReport,
+    /// Measurements that costs come from where there are any.
+    pub records: Option<Arc<Records>>,
     /// Rules that were turned off, how good the result is, what a limit on memory cost.
     pub fusion: FusionInfo,
 }
 
 impl Subject {
+    /// What kernels cost: by its records where there are any.
+    pub fn catalog(&self) -> BackendCatalog<'_> {
+        BackendCatalog::new(&self.target, &X86).with(self.records.as_deref())
+    }
+
     /// From an artifact; costs are those of its target on a machine like this one.
     ///
     /// Errors: those of [`Artifact::open`]; `target::unknown`; `certificate` if there is none or it cannot be read.
@@ -56,6 +65,7 @@ impl Subject {
             ],
             fusion: artifact.manifest().fusion.clone(),
             report: report(&artifact),
+            records: None,
         })
     }
 
@@ -64,7 +74,7 @@ impl Subject {
     /// Errors: those of the compiler up to fusion.
     pub fn of_checkpoint(req: &Request) -> Result<Self, Error> {
         let model = pipeline::open(req)?;
-        let catalog = BackendCatalog::new(&req.target, &X86);
+        let catalog = BackendCatalog::of(req);
         let (graph, _) = pipeline::quantize(pipeline::build(&model, req)?, req)?;
         let fused = pipeline::fuse(&model, graph, req, &catalog)?;
         let path = req.checkpoint.canonicalize().unwrap_or_else(|_| req.checkpoint.clone());
@@ -72,6 +82,7 @@ impl Subject {
         Ok(Self {
             fusion: crate::output::fusion_info(&fused.report, req),
             report: CompileReport::of(&fused),
+            records: req.records.clone(),
             certificate: fused.certificate,
             target: req.target.clone(),
             title: file_name(named),

@@ -23,7 +23,7 @@ fn told(req: &Request) -> Explanation {
 fn costs_are_those_of_the_extraction() {
     for name in ["deepseek-v2-lite-config", "deepseek-v3-config", "tiny-v2"] {
         let req = request(name, Numerics::Requantizes, &[]);
-        let catalog = BackendCatalog::new(&req.target, &X86);
+        let catalog = BackendCatalog::of(&req);
         let model = pipeline::open(&req).unwrap();
         let fused = pipeline::fuse(&model, pipeline::build(&model, &req).unwrap(), &req, &catalog).unwrap();
         let explained = told(&req);
@@ -143,7 +143,7 @@ fn artifacts_are_explained() {
 fn a_prompt_that_wants_all_logits_loses_little() {
     for name in ["deepseek-v2-lite-config", "deepseek-v3-config"] {
         let req = request(name, Numerics::Requantizes, &[]);
-        let catalog = BackendCatalog::new(&req.target, &X86);
+        let catalog = BackendCatalog::of(&req);
         let plain =
             deepfuse_passes::canonicalize(pipeline::build(&pipeline::open(&req).unwrap(), &req).unwrap()).unwrap();
         for bucket in Bucket::all().into_iter().filter(|b| b.typical.get(Symbol::T) > b.typical.get(Symbol::R)) {

@@ -13,4 +13,5 @@ mod max_error;
 mod opt;
 mod quantized;
 mod support;
+mod tune;
 mod usage;

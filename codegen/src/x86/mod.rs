@@ -31,6 +31,10 @@ impl Backend for X86 {
         cost::estimate(spec, variant, target)
     }
 
+    fn code(&self, spec: &KernelSpec, variant: &Variant, target: &Target) -> Result<String, EmitError> {
+        Ok(lower::lower(spec, variant, target)?.module("kernel"))
+    }
+
     fn emit(&self, spec: &KernelSpec, variant: &Variant, target: &Target) -> Result<KernelImage, EmitError> {
         let lowered = lower::lower(spec, variant, target)?;
         let text = lowered.module("kernel");

@@ -194,7 +194,9 @@ pub fn variants(spec: &KernelSpec, target: &Target) -> Vec<Variant> {
     } else if target.lanes == 16 && !int4 {
         // Fewer rows leave registers for more panels: better where the rows of an expert are few.
         for (rows, panels) in [(12, 2), (8, 2)] {
-            add(Point { rows, panels, ..default });
+            if (rows, panels) != (default.rows, default.panels) {
+                add(Point { rows, panels, ..default });
+            }
         }
     }
     for group in [2, 4, 8] {

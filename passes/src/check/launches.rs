@@ -14,7 +14,7 @@ use crate::select::{KernelCall, Selection, Source, Weights, select};
 use crate::stored::table_row;
 use deepfuse_artifact::plan::{Action, Arena, Arg, BucketPlan, Buffer, Input, Launch, Plan, Symbol};
 use deepfuse_ir::kernel::spec_of;
-use deepfuse_ir::{Answer, Bucket, Call, Catalog, Graph, KernelSpec, Layout, Operand, ValueId};
+use deepfuse_ir::{Answer, Bucket, Call, Catalog, Graph, KernelSpec, ValueId};
 use indexmap::IndexMap;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,24 +28,6 @@ pub struct PlanRefused {
 
 /// What every kernel computes, by symbol: a kernel may stand for several specs whose code is the same.
 pub type Computes = BTreeMap<String, BTreeSet<String>>;
-
-/// A kernel's operation as text: `linear(bf16[T, 2048], bf16[576, 2048] vnni weight) -> bf16[T, 576]`.
-pub fn spec_text(spec: &KernelSpec) -> String {
-    let operand = |o: &Operand| {
-        let layout = match &o.layout {
-            Layout::Dense => String::new(),
-            Layout::Vnni => " vnni".to_owned(),
-            Layout::Strided(strides) => format!(" strides {strides:?}"),
-        };
-        format!("{}{layout}{}", o.ty, if o.constant { " weight" } else { "" })
-    };
-    let attrs: Vec<String> =
-        spec.attrs.iter().map(|(name, a)| format!("{name} = {}", crate::fuse::attr_text(a))).collect();
-    let attrs = if attrs.is_empty() { String::new() } else { format!(" {{{}}}", attrs.join(", ")) };
-    let inputs: Vec<String> = spec.inputs.iter().map(operand).collect();
-    let outputs: Vec<String> = spec.outputs.iter().map(ToString::to_string).collect();
-    format!("{}{attrs}({}) -> {}", spec.op.name(), inputs.join(", "), outputs.join(", "))
-}
 
 /// Reads `kernels.specs`: a line `SYMBOL: SPEC` for each.
 pub fn read_computes(text: &str) -> Computes {
@@ -222,7 +204,7 @@ impl Follow<'_> {
 
     fn kernel(&self, launch: &Launch, spec: &KernelSpec) -> Result<(), String> {
         let kernel = self.plan.kernels.get(launch.kernel as usize).ok_or("there is no such kernel")?;
-        let text = spec_text(spec);
+        let text = spec.to_string();
         if self.computes.get(&kernel.symbol).is_some_and(|known| known.contains(&text)) {
             return Ok(());
         }

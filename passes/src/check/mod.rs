@@ -15,7 +15,7 @@ pub mod pattern;
 mod step;
 pub mod table;
 
-pub use launches::{Computes, PlanRefused, check_plan, read_computes, spec_text};
+pub use launches::{Computes, PlanRefused, check_plan, read_computes};
 pub use step::{Application, Reason, apply};
 
 use crate::fuse::rules::Rule;

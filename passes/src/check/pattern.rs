@@ -37,7 +37,7 @@ impl Pattern {
     pub fn describe(&self, at: usize) -> String {
         match &self.nodes[at] {
             Place::Var(v) => v.clone(),
-            Place::Node(Node::Attr(a)) => crate::fuse::words::attr_text(a),
+            Place::Node(Node::Attr(a)) => a.to_string(),
             Place::Node(n) => {
                 let children: Vec<String> = n.children().iter().map(|c| self.describe(*c)).collect();
                 format!("({} {})", n.name(), children.join(" "))

@@ -55,7 +55,7 @@ impl Node {
 
     pub fn name(&self) -> String {
         match self {
-            Self::Attr(a) => crate::fuse::words::attr_text(a),
+            Self::Attr(a) => a.to_string(),
             Self::Input(i) => format!("value.{i}"),
             Self::Op(op, _) => op.name().to_owned(),
             Self::Proj(_) => "proj".to_owned(),

@@ -5,7 +5,7 @@
 //! adds the right side and joins both sides. At the end every result of a fused region must be joined with that of the plain one.
 
 use super::Numerics;
-use super::words::{attr_text, parse_attr};
+use super::words::parse_attr;
 use deepfuse_ir::Attr;
 use indexmap::IndexMap;
 use std::fmt;
@@ -85,7 +85,7 @@ impl fmt::Display for Term {
         match self {
             Self::Value(i) => write!(f, "value.{i}"),
             Self::Node(i) => write!(f, "node.{i}"),
-            Self::Attr(a) => write!(f, "={}", attr_text(a)),
+            Self::Attr(a) => write!(f, "={a}"),
             Self::Made { step, node } => write!(f, "step.{step}.{node}"),
         }
     }

@@ -8,7 +8,7 @@
 //! value.3                                       a value that enters the region
 //! ```
 
-use super::words::{attr_text, parse_attr};
+use super::words::parse_attr;
 use deepfuse_ir::{Attr, Op};
 use egg::{FromOp, Id, Language};
 use std::fmt;
@@ -97,7 +97,7 @@ impl Language for Enode {
 impl fmt::Display for Enode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Attr(a) => f.write_str(&attr_text(a)),
+            Self::Attr(a) => write!(f, "{a}"),
             Self::Input(i) => write!(f, "value.{i}"),
             Self::Op(op, _) => f.write_str(op.name()),
             Self::Proj(_) => f.write_str("proj"),

@@ -26,7 +26,6 @@ pub use forced::{AllBuckets, forced};
 pub use report::{BucketReport, ClassReport, Form, FuseReport, GivenUp, MemoryReport, Slower, StoredForm};
 pub use saturate::{ITERATION_LIMIT, NODE_LIMIT, RuleStats, Stop};
 pub use sentences::sentence;
-pub use words::attr_text;
 pub use work::{RuleWork, work};
 
 use deepfuse_ir::verify::{VerifyErrors, verify};

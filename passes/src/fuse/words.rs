@@ -2,20 +2,7 @@
 
 use deepfuse_ir::{Attr, DType, Dim, Float, Symbol};
 
-/// An attribute as one word without spaces.
-pub fn attr_text(a: &Attr) -> String {
-    let joined = |parts: Vec<String>| parts.join(",");
-    match a {
-        Attr::Int(n) => n.to_string(),
-        Attr::Float(x) => format!("{:?}", x.0),
-        Attr::Str(s) => s.clone(),
-        Attr::Ints(list) => format!("<{}>", joined(list.iter().map(ToString::to_string).collect())),
-        Attr::Shape(dims) => format!("[{}]", joined(dims.iter().map(ToString::to_string).collect())),
-        Attr::DType(d) => d.to_string().replace(' ', ""),
-    }
-}
-
-/// The inverse of [`attr_text`].
+/// The inverse of the `Display` of [`Attr`].
 pub fn parse_attr(word: &str) -> Option<Attr> {
     let list = |open: char, close: char| word.strip_prefix(open)?.strip_suffix(close);
     if let Some(inner) = list('<', '>') {
@@ -57,7 +44,7 @@ mod tests {
     fn attributes_are_words() {
         for word in ["3", "-1", "1.0", "1e-20", "tnd,xnd->tnx", "bf16", "fp8b128", "[T,2]", "[]", "<1,0>", "max"] {
             let attr = parse_attr(word).unwrap();
-            assert_eq!(attr_text(&attr), word);
+            assert_eq!(attr.to_string(), word);
         }
     }
 }

@@ -162,8 +162,7 @@ fn detail(n: &Node) -> Option<String> {
 }
 
 fn attributes(n: &Node) -> String {
-    let list: Vec<String> =
-        n.attrs.iter().map(|(name, a)| format!("{name} = {}", deepfuse_passes::fuse::attr_text(a))).collect();
+    let list: Vec<String> = n.attrs.iter().map(|(name, a)| format!("{name} = {a}")).collect();
     if list.is_empty() { String::new() } else { format!("  {{{}}}", list.join(", ")) }
 }
 

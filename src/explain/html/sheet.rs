@@ -3,10 +3,8 @@
 use super::draw::{Mark, Picture, draw, short};
 use super::groups::{Group, groups};
 use super::{HUES, words};
-use crate::catalog::BackendCatalog;
 use crate::error::Error;
 use crate::explain::{Class, Explanation, ReplayedClass, Subject, Told, holds};
-use deepfuse_codegen::x86::X86;
 use deepfuse_ir::{Bucket, Graph};
 use deepfuse_passes::check::pattern::read_rules;
 use deepfuse_passes::fuse::{Direction, Step, Term};
@@ -65,7 +63,7 @@ pub struct Row {
 /// Errors: `certificate` if it does not prove what it says.
 pub fn sheets(subject: &Subject, explained: &Explanation) -> Result<Vec<Sheet>, Error> {
     let rules = read_rules();
-    let (catalog, buckets) = (BackendCatalog::new(&subject.target, &X86), Bucket::all());
+    let (catalog, buckets) = (subject.catalog(), Bucket::all());
     let told = Told { subject, catalog: &catalog, classes: vec![] };
     // One colour a kind of fusion, on the whole page.
     let mut colors: IndexSet<String> = IndexSet::new();
@@ -197,7 +195,7 @@ fn bindings(class: &ReplayedClass<'_>, step: &Step, names: &[String]) -> Vec<Str
             format!("{what} : {}", plain.ty(v))
         }
         Term::Node(at) => plain.nodes[*at as usize].op.name().to_owned(),
-        Term::Attr(a) => deepfuse_passes::fuse::attr_text(a),
+        Term::Attr(a) => a.to_string(),
         Term::Made { step, .. } => format!("made by step {step}"),
     };
     step.bindings.iter().map(|(var, term)| format!("{var} = {}", shown(term))).collect()
