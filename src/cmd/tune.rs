@@ -67,7 +67,7 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
     let store = Store::new(&args.records);
     let mut supervisor = Supervisor::new(worker_command(&args.target, threads), DEADLINE);
     let mut failed: BTreeMap<String, String> = BTreeMap::new();
-    let mut done = 0;
+    let (mut done, mut best_read) = (0, 0);
     // Measured costs may choose other kernels: until all that are chosen have been measured.
     let (records, needed, left) = loop {
         let records = existing(&store, threads)?;
@@ -88,6 +88,13 @@ pub fn run(args: &Args, json: bool) -> Result<(), Error> {
                 Ok(record) => {
                     store.add(&record)?;
                     done += 1;
+                    best_read = best_read.max(record.read_mb_per_s);
+                    if record.read_mb_per_s < best_read / 2 {
+                        let [now, best] = [record.read_mb_per_s, best_read].map(|mb| mb as f64 / 1e3);
+                        tell!(
+                            "  the machine is busy: memory was read at {now:.1} GB/s, before at {best:.1}; what is measured now says little"
+                        );
+                    }
                 }
                 Err(Failure::Kernel(why)) => {
                     tell!("  not measured: {why}");

@@ -204,7 +204,7 @@ impl Bench<'_> {
         Ok(runners)
     }
 
-    /// Round after round, every variant in turn on the same operands. Who has no chance after two rounds is dropped, the default never.
+    /// Round after round, every variant on the same operands, each round from another one on. Who has no chance after two rounds is dropped, the default never.
     fn time(
         &mut self,
         spec: &KernelSpec,
@@ -220,7 +220,10 @@ impl Bench<'_> {
             if round >= ENOUGH.0 && start.elapsed() > ENOUGH.1 {
                 break;
             }
-            for (runner, _) in runners.iter_mut().zip(&dropped).filter(|(_, dropped)| !**dropped) {
+            // Each begins a round in its turn: who comes first may find another machine than who follows.
+            let order = (0..runners.len()).map(|turn| (round + turn) % runners.len());
+            for i in order.filter(|i| !dropped[*i]).collect::<Vec<_>>() {
+                let runner = &mut runners[i];
                 tell(&Event::At(runner.variant));
                 let launches = self.launches(spec, runner.loaded, operands, round * count as usize, count);
                 runner.nanos.push(launches.time(&mut self.pool)?);

@@ -35,6 +35,8 @@ pub struct Records {
     by_key: BTreeMap<Key, Vec<(String, Record)>>,
     /// Digests of code, by kernel, target and variant: lowering takes milliseconds, and many buckets share a kernel.
     codes: Mutex<HashMap<CodeOf, Option<String>>>,
+    /// By family and target.
+    scales: Mutex<HashMap<(Family, &'static str), f64>>,
 }
 
 /// What the records of a kernel come to.
@@ -108,7 +110,7 @@ impl Records {
                 by_key.entry(record.key.clone()).or_default().push((digest, record));
             }
         }
-        Self { machine, by_key, codes: Mutex::default() }
+        Self { machine, by_key, codes: Mutex::default(), scales: Mutex::default() }
     }
 
     pub fn machine(&self) -> &Machine {
@@ -166,6 +168,11 @@ impl Records {
 
     /// How many times longer than estimated kernels of a family take here: the median over its records, else over all. 1 if there are none.
     pub fn scale(&self, family: Family, target: &Target) -> f64 {
+        let mut known = self.scales.lock().expect("no thread panics while it holds the scales");
+        *known.entry((family, target.name)).or_insert_with(|| self.scale_of(family, target))
+    }
+
+    fn scale_of(&self, family: Family, target: &Target) -> f64 {
         let here = |r: &&Record| r.key.target == target.name && r.key.features == target.features;
         let all = || self.by_key.values().flatten().map(|(_, r)| r).filter(here);
         let of_family = middle(all().filter(|r| family_of(r) == Some(family)).filter_map(ratio));
