@@ -245,10 +245,13 @@ fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
     let int8 = weight == DType::Quant(Quant::INT8_R) && target.has("amx-int8");
     let tiles = (dot && target.has("amx-bf16") || int8) && spec.op != Op::Route;
     let tiles = tiles.then_some(TilePoint::DEFAULT);
-    // One stream of int4: panels are so short that four of them end before the hardware has seen them (22 against 28 GB/s of one thread).
+    // Four streams of short panels end before the hardware has seen them: of int4 22 against 28 GB/s of one thread, of the heads' matrices, 128 columns of
+    // bf16, 28 % less than one stream that goes on from panel to panel; of 512 columns as much.
+    let panel = types(matrix).and_then(|t| Some(16 * t.shape.last()?.as_fixed()? * t.dtype.bytes().unwrap_or(1)));
     let few_panels = match weight {
         _ if target.lanes != 16 => 0,
         DType::Quant(Quant::INT4_G32) => 1,
+        _ if panel.is_some_and(|bytes| bytes <= SHORT_PANEL) => 1,
         _ => 4,
     };
     let decoded = (dot && weight == DType::Quant(Quant::FP8_B128)).then_some(Decoded::DEFAULT);
@@ -260,6 +263,9 @@ fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
     let unroll = u32::from(wide && weight != DType::Quant(Quant::INT4_G32));
     Point { rows, panels, group, prefetch: 1, unroll, blocks, few_panels, decoded, tiles }
 }
+
+/// Bytes of a panel that is over before the hardware fetches it ahead.
+const SHORT_PANEL: u64 = 8 << 10;
 
 /// Whether activations are bf16, and there is an instruction for their products.
 fn dot_of_bf16(spec: &KernelSpec, target: &Target) -> bool {
