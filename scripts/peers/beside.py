@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures an artifact beside llama.cpp, on this machine, in turns: prompts, decoding, depth, batches. Prints a table of medians.
 
-usage: beside.py MODEL.dfz MODEL.gguf [--runner target/release/deepfuse-run] [--threads 2] [--rounds 5] [--flash auto|on|off]
+usage: beside.py MODEL.dfz MODEL.gguf [--runner target/release/deepfuse-run] [--threads 2] [--rounds 5] [--depths 0,4096] [--flash auto|on|off]
        beside.py --quantize q8_0|q4_0|q4_k_m MODEL.gguf OUT.gguf
 
 It needs `pip install llama-cpp-python`, which builds llama.cpp for this CPU. `to_gguf.py` makes the GGUF of a checkpoint.
@@ -98,10 +98,12 @@ def ours(arguments, prompt, new, depth, sequences):
 def measure(arguments):
     peer = Peer(arguments.gguf, arguments.threads, arguments.flash)
     peer.sample(*WORK[1][0])
-    names = [name for _, phases in WORK for name in phases if name]
+    depths = [int(depth) for depth in arguments.depths.split(",")]
+    all_work = [(work, phases) for work, phases in WORK if work[2] in depths]
+    names = [name for _, phases in all_work for name in phases if name]
     samples = {name: ([], [], []) for name in names}
     for number in range(arguments.rounds):
-        for work, phases in WORK:
+        for work, phases in all_work:
             print(f"\rround {number + 1} of {arguments.rounds}: {phases[0] or phases[1]:30}", end="", file=sys.stderr)
             mine, read = ours(arguments, *work)
             for name, a, b in zip(phases, mine, peer.sample(*work)):
@@ -135,6 +137,7 @@ def main():
     parser.add_argument("--runner", default="target/release/deepfuse-run")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--depths", default="0,4096", help="tokens before the prompt: only work at these depths")
     parser.add_argument("--flash", choices=["auto", "on", "off"], default="auto")
     measure(parser.parse_args())
 
