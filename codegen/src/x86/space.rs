@@ -13,7 +13,8 @@
 //!
 //! | name | what | values |
 //! |---|---|---|
-//! | `few_panels` | panels side by side, one stream of memory each, for one or two rows, of int4 up to four | 1, 2, 4 |
+//! | `few_panels` | panels side by side, one stream of memory each, for few rows | 1, 2, 4 |
+//! | `streamed` | rows that are few: memory is what they wait for; of int4 four, else two by default | 1, 2, 4 |
 //!
 //! With AVX-512 BF16, for bf16 activations and fp8 weights, also:
 //!
@@ -42,6 +43,7 @@
 
 use super::kernels::gemm::{AHEAD, BLOCK, CHUNK, FEW_ROWS, block_of};
 use super::kernels::mla::{HEADS, SPLIT_HEADS, TOKENS};
+use super::kernels::shapes::STREAMED_ROWS;
 use deepfuse_ir::kernel::packed_operands;
 use deepfuse_ir::{DType, KernelSpec, Op, Quant, Symbol, Target, TensorType, Variant};
 
@@ -58,6 +60,8 @@ struct Point {
     blocks: Option<Blocks>,
     /// 0 where a register holds fewer than 16 lanes: a panel is several lines there.
     few_panels: u32,
+    /// 0 like `few_panels`.
+    streamed: u32,
     /// `None` for weights other than fp8.
     decoded: Option<Decoded>,
     /// `None` where the target, or a type, has no use for tiles.
@@ -147,7 +151,7 @@ impl Point {
             named.extend([("block", b.block), ("chunk", b.chunk)]);
         }
         if self.few_panels > 0 {
-            named.push(("few_panels", self.few_panels));
+            named.extend([("few_panels", self.few_panels), ("streamed", self.streamed)]);
         }
         if let Some(d) = self.decoded {
             named.extend([("few_rows", d.few_rows), ("ahead", d.ahead)]);
@@ -217,6 +221,12 @@ pub fn variants(spec: &KernelSpec, target: &Target) -> Vec<Variant> {
             add(Point { few_panels, ..default });
         }
     }
+    // Four rows of bf16 compute about as long as they wait; more are a pass of their own height.
+    for streamed in [1, 2, 4] {
+        if default.streamed > 0 && streamed != default.streamed {
+            add(Point { streamed, ..default });
+        }
+    }
     for decoded in default.decoded.map_or(vec![], |_| Decoded::others()) {
         add(Point { decoded: Some(decoded), ..default });
     }
@@ -254,6 +264,11 @@ fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
         _ if panel.is_some_and(|bytes| bytes <= SHORT_PANEL) => 1,
         _ => 4,
     };
+    let streamed = match weight {
+        _ if few_panels == 0 => 0,
+        DType::Quant(Quant::INT4_G32) => 2 * STREAMED_ROWS,
+        _ => STREAMED_ROWS,
+    };
     let decoded = (dot && weight == DType::Quant(Quant::FP8_B128)).then_some(Decoded::DEFAULT);
     // Tiles of activations are loaded again for every two panels: from L1 but for the first two of a group.
     let group = if tiles.is_some() { 8 } else { 4 };
@@ -261,7 +276,7 @@ fn default_point(spec: &KernelSpec, matrix: usize, target: &Target) -> Point {
     let wide = target.lanes == 16 && tiles.is_none();
     let blocks = (wide && !codes).then_some(Blocks::DEFAULT);
     let unroll = u32::from(wide && weight != DType::Quant(Quant::INT4_G32));
-    Point { rows, panels, group, prefetch: 1, unroll, blocks, few_panels, decoded, tiles }
+    Point { rows, panels, group, prefetch: 1, unroll, blocks, few_panels, streamed, decoded, tiles }
 }
 
 /// Bytes of a panel that is over before the hardware fetches it ahead.

@@ -18,6 +18,8 @@ pub struct Gemm<'a> {
     /// The same for `few_rows` or fewer of fp8, decoded in registers: more rows for a line that is decoded, fewer panels.
     pub few: Shapes,
     pub few_rows: u32,
+    /// Rows that wait for memory, whose panels are as few streams as the variant says.
+    pub streamed: u32,
     /// Bytes that fp8 is fetched ahead where nothing else fetches it.
     pub ahead: u64,
     /// Panels (of each matrix) that a pass over the rows takes together: their weights stay in L2 from row block to row block.
@@ -47,8 +49,9 @@ impl<'a> Gemm<'a> {
     /// A covering for matrices of stored type `weight`, `matrices` of them side by side (gate and up), by the kernel's variant.
     pub fn new(k: &Kernel<'a>, activation: crate::mem::Store, weight: Weight, matrices: u32) -> Self {
         let mode = Mode::of(k.f.caps, activation, weight);
-        let highest =
-            Highest { rows: k.choice("rows", 0), panels: k.choice("panels", 0), few_panels: k.choice("few_panels", 0) };
+        let streamed = k.choice("streamed", shapes::STREAMED_ROWS);
+        let (rows, panels, few_panels) = (k.choice("rows", 0), k.choice("panels", 0), k.choice("few_panels", 0));
+        let highest = Highest { rows, panels, few_panels, streamed };
         let shapes = shapes::tiles(k.f.caps, mode, weight, matrices, highest);
         let group = k.choice("group", 4).div_ceil(matrices).max(1);
         Self {
@@ -57,6 +60,7 @@ impl<'a> Gemm<'a> {
             shapes,
             few: shapes::few(matrices, highest),
             few_rows: k.choice("few_rows", FEW_ROWS),
+            streamed,
             ahead: u64::from(k.choice("ahead", AHEAD)),
             group,
             prefetch: k.choice("prefetch", 1) == 1,
@@ -246,8 +250,8 @@ impl<'a> Gemm<'a> {
         let values = match mode {
             Mode::Codes => Codes { f, count: height, rows, panels: &panels, k, ahead, unroll }.sums(),
             Mode::Dot | Mode::Wide => {
-                // What one or two rows wait for is memory, and it is faster when left alone.
-                let stream = if height > shapes::STREAMED_ROWS { self.ahead } else { 0 };
+                // What few rows wait for is memory, and it is faster when left alone.
+                let stream = if height > self.streamed { self.ahead } else { 0 };
                 Tile { f, mode, count: height, rows, panels: &panels, k, start, ahead, stream, unroll }.sums()
             }
         };

@@ -22,7 +22,7 @@ mod reduce;
 mod rope;
 mod rope_cache;
 mod route;
-mod shapes;
+pub mod shapes;
 mod swiglu;
 mod tile;
 mod walk;

@@ -7,7 +7,7 @@ use crate::dsl::Caps;
 /// Shapes of register tiles: `(rows, panels)`, most rows first, ending with one row.
 pub type Shapes = Vec<(u32, u32)>;
 
-/// Rows that are too few for more than one pass, whose weights come from memory as a stream; of int4 twice as many.
+/// Rows that are too few for more than one pass, whose weights come from memory as a stream, if the variant does not say it.
 pub const STREAMED_ROWS: u32 = 2;
 
 /// What a variant says of the tiles; 0: nothing.
@@ -16,14 +16,15 @@ pub struct Highest {
     /// The highest shape.
     pub rows: u32,
     pub panels: u32,
-    /// Panels side by side for [`STREAMED_ROWS`].
+    /// Panels side by side for few rows.
     pub few_panels: u32,
+    /// How many are few.
+    pub streamed: u32,
 }
 
 impl Highest {
-    fn streamed(self, mut list: Shapes, matrices: u32, weight: Weight) -> Shapes {
-        let most = if weight == Weight::Int4 { 2 * STREAMED_ROWS } else { STREAMED_ROWS };
-        let few = list.iter_mut().filter(|(rows, _)| *rows <= most && self.few_panels > 0);
+    fn streamed(self, mut list: Shapes, matrices: u32) -> Shapes {
+        let few = list.iter_mut().filter(|(rows, _)| *rows <= self.streamed && self.few_panels > 0);
         few.for_each(|(_, panels)| *panels = self.few_panels.div_ceil(matrices).max(1));
         list
     }
@@ -51,12 +52,12 @@ pub fn tiles(caps: Caps, mode: Mode, weight: Weight, matrices: u32, highest: Hig
         list.retain(|s| s.0 < rows);
         list.insert(0, (rows, panels.div_ceil(matrices).max(1)));
     }
-    highest.streamed(list, matrices, weight)
+    highest.streamed(list, matrices)
 }
 
 /// Tiles for fp8 that is decoded in registers: more rows for a line that is decoded, and fewer panels.
 pub fn few(matrices: u32, highest: Highest) -> Shapes {
     let list = [(12, 2), (10, 2), (8, 2), (7, 2), (6, 4), (5, 4), (4, 4), (3, 4), (2, 4), (1, 4)];
     let list = list.map(|(rows, panels): (u32, u32)| (rows, panels.div_ceil(matrices).max(1))).to_vec();
-    highest.streamed(list, matrices, Weight::Fp8)
+    highest.streamed(list, matrices)
 }
